@@ -1,0 +1,19 @@
+//! The words of a Shoal cluster: ids, specs, objects, task states, what managers and agents say to each other.
+//!
+//! Types only: nothing here reads a clock, makes randomness or does I/O.
+
+pub mod assignment;
+pub mod codec;
+pub mod control;
+pub mod error;
+pub mod id;
+pub mod object;
+pub mod spec;
+pub mod task_state;
+pub mod time;
+
+/// Messages and services of the cluster port, generated from `proto/shoal.proto`.
+#[expect(missing_docs, clippy::all, reason = "generated; the .proto file carries the documentation")]
+pub mod wire {
+    tonic::include_proto!("shoal.v1");
+}
