@@ -1,1 +1,5 @@
-//! shoal-api
+//! The Docker Engine HTTP API of a Shoal node.
+
+pub mod node;
+
+pub use node::NodeControl;
