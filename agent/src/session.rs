@@ -1,0 +1,158 @@
+//! One session with one manager, from Hello to the end of the stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_proto::codec;
+use shoal_proto::error::{Failure, chain};
+use shoal_proto::wire;
+use shoal_proto::wire::agent_message::Message as ToManager;
+use shoal_proto::wire::dispatcher_client::DispatcherClient;
+use shoal_proto::wire::manager_message::Message as FromManager;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Channel;
+
+use crate::agent::SessionInfo;
+use crate::executor::Executor;
+use crate::logs::Subscriptions;
+use crate::reporter::Reporter;
+use crate::worker::Worker;
+
+/// Statuses in one message.
+const BATCH_LIMIT: usize = 1000;
+/// How long statuses are collected before they are sent: merges the quick states of a start into one report.
+const BATCH_WINDOW: Duration = Duration::from_millis(5);
+/// How long the first message of a manager may take.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("cannot describe this node")]
+    Describe(#[source] Failure),
+    #[error("the manager refused the session: {}", .0.message())]
+    Refused(#[source] Box<tonic::Status>),
+    #[error("the manager did not answer within {GREETING_TIMEOUT:?}")]
+    NoGreeting,
+    #[error("the stream broke: {}", .0.message())]
+    Broken(#[source] Box<tonic::Status>),
+    #[error("the manager closed the stream")]
+    Closed,
+    #[error("a message could not be read")]
+    Malformed(#[from] codec::DecodeError),
+}
+
+/// What a session works with.
+pub(crate) struct Context<'a, E: Executor> {
+    pub(crate) executor: &'a Arc<E>,
+    pub(crate) worker: &'a mut Worker<E>,
+    pub(crate) reporter: &'a Arc<Reporter>,
+    pub(crate) info: &'a watch::Sender<SessionInfo>,
+    pub(crate) shutdown: &'a CancellationToken,
+    pub(crate) leave: &'a CancellationToken,
+}
+
+/// Runs until the stream ends or shutdown is asked for; then `Ok`.
+pub(crate) async fn run<E: Executor>(channel: Channel, context: Context<'_, E>) -> Result<(), SessionError> {
+    let description = context.executor.describe().await.map_err(SessionError::Describe)?;
+    let mut client = DispatcherClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
+    let (sender, receiver) = mpsc::channel::<wire::AgentMessage>(16);
+    let hello = wire::Hello { description: codec::encode(&description).into() };
+    send(&sender, ToManager::Hello(hello)).await?;
+    let greeting = tokio::time::timeout(GREETING_TIMEOUT, client.session(ReceiverStream::new(receiver)));
+    let response = tokio::select! {
+        () = context.shutdown.cancelled() => return Ok(()),
+        response = greeting => response.map_err(|_| SessionError::NoGreeting)?,
+    };
+    let mut incoming = response.map_err(|status| SessionError::Refused(Box::new(status)))?.into_inner();
+    context.reporter.rewind();
+    let mut subscriptions = Subscriptions::new(Arc::clone(context.executor), client.clone());
+    let (period, period_receiver) = watch::channel(Duration::from_secs(1));
+    let _heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat(sender.clone(), period_receiver)));
+    loop {
+        tokio::select! {
+            () = context.shutdown.cancelled() => {
+                if context.leave.is_cancelled() {
+                    send(&sender, ToManager::Goodbye(wire::Goodbye {})).await?;
+                    // Give the message time to leave before the stream is dropped.
+                    let _ = tokio::time::timeout(Duration::from_millis(500), incoming.message()).await;
+                }
+                return Ok(());
+            }
+            message = incoming.message() => {
+                let message = message.map_err(|status| SessionError::Broken(Box::new(status)))?.ok_or(SessionError::Closed)?;
+                match message.message {
+                    Some(FromManager::Session(state)) => {
+                        period.send_replace(Duration::from_millis(state.heartbeat_period_ms.clamp(20, 3_600_000)));
+                        context.info.send_replace(SessionInfo::from_state(state));
+                    }
+                    Some(FromManager::Assignments(bytes)) => {
+                        if let Err(error) = context.worker.apply(codec::decode(&bytes)?).await {
+                            tracing::info!(%error, "asking for the whole assignment set");
+                            send(&sender, ToManager::Resend(wire::ResendAssignments {})).await?;
+                        }
+                    }
+                    Some(FromManager::StatusesAccepted(number)) => context.reporter.accepted(number),
+                    Some(FromManager::SubscribeLogs(subscription)) => subscriptions.start(subscription),
+                    Some(FromManager::UnsubscribeLogs(id)) => subscriptions.stop(&id),
+                    None => {}
+                }
+            }
+            () = context.reporter.changed() => {
+                tokio::time::sleep(BATCH_WINDOW).await;
+                send_statuses(&sender, context.reporter).await?;
+            }
+        }
+    }
+}
+
+/// Shows that the node lives, whatever its worker is busy with. Ends with the stream.
+async fn heartbeat(sender: mpsc::Sender<wire::AgentMessage>, mut period: watch::Receiver<Duration>) {
+    loop {
+        let pause = *period.borrow_and_update();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = period.changed() => if changed.is_err() { return },
+        }
+        if send(&sender, ToManager::Heartbeat(wire::Heartbeat {})).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn send_statuses(sender: &mpsc::Sender<wire::AgentMessage>, reporter: &Reporter) -> Result<(), SessionError> {
+    while let Some((number, updates)) = reporter.next_batch(BATCH_LIMIT) {
+        let updates = updates
+            .into_iter()
+            .map(|(id, status)| wire::TaskStatusUpdate {
+                task_id: id.to_string(),
+                status: codec::encode(&status).into(),
+            })
+            .collect();
+        send(sender, ToManager::Statuses(wire::StatusBatch { number, updates })).await?;
+    }
+    Ok(())
+}
+
+async fn send(sender: &mpsc::Sender<wire::AgentMessage>, message: ToManager) -> Result<(), SessionError> {
+    // The receiver lives in the stream: it is dropped only when the stream is over.
+    sender.send(wire::AgentMessage { message: Some(message) }).await.map_err(|_| SessionError::Closed)
+}
+
+/// The error in one line, for the log and for `docker info`.
+pub(crate) fn describe(error: &SessionError) -> String {
+    match error {
+        SessionError::Refused(status) | SessionError::Broken(status) => {
+            let cause = std::error::Error::source(status.as_ref()).map(chain).unwrap_or_default();
+            if cause.is_empty() || error.to_string().contains(&cause) {
+                error.to_string()
+            } else {
+                format!("{error} ({cause})")
+            }
+        }
+        other => chain(other),
+    }
+}
