@@ -1,0 +1,270 @@
+//! Options of `shoal daemon`: dockerd's names for dockerd's things, on the command line and in the config file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Deserialize;
+
+/// The command line of `shoal daemon`. Absent means: take the config file's value, then the default.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DaemonOptions {
+    /// Folder for everything that must survive a reboot [default: /var/lib/shoal]
+    #[arg(long, alias = "graph", short = 'g', value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// Folder for sockets and state of what runs [default: /run/shoal]
+    #[arg(long, value_name = "DIR")]
+    pub exec_root: Option<PathBuf>,
+    /// Where the API listens: unix:///path or tcp://127.0.0.1:port [default: unix:///run/shoal.sock]
+    #[arg(long = "host", short = 'H', value_name = "URL")]
+    pub hosts: Vec<String>,
+    /// File that holds the daemon's process id while it runs [default: /run/shoal.pid]
+    #[arg(long, short = 'p', value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Cgroup below which every container gets its own [default: /shoal]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+    /// JSON file with the same options; it may be absent unless it is named here [default: /etc/shoal/daemon.json]
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Label of this node, key=value; constraints match it as engine.labels.key
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Log what the daemon does in detail
+    #[arg(long, short = 'D')]
+    pub debug: bool,
+    /// debug, info, warn, error [default: info]
+    #[arg(long, short = 'l', value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Address and prefix length of the default bridge, for example 172.17.0.1/16
+    #[arg(long, value_name = "CIDR")]
+    pub bip: Option<String>,
+    /// One more OCI runtime, name=path
+    #[arg(long = "add-runtime", value_name = "NAME=PATH")]
+    pub add_runtimes: Vec<String>,
+    /// Runtime of containers that name none; "shoal" is the built-in one
+    #[arg(long, value_name = "NAME")]
+    pub default_runtime: Option<String>,
+    /// Address or interface that this node advertises when init and join name none
+    #[arg(long, value_name = "ADDR")]
+    pub swarm_default_advertise_addr: Option<String>,
+    /// Check the options and the config file, then end
+    #[arg(long)]
+    pub validate: bool,
+}
+
+/// The same as JSON. A key that is not known is an error, as in dockerd.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct ConfigFile {
+    data_root: Option<PathBuf>,
+    exec_root: Option<PathBuf>,
+    hosts: Option<Vec<String>>,
+    pidfile: Option<PathBuf>,
+    cgroup_parent: Option<String>,
+    labels: Option<Vec<String>>,
+    debug: Option<bool>,
+    log_level: Option<String>,
+    bip: Option<String>,
+    runtimes: Option<BTreeMap<String, RuntimeEntry>>,
+    default_runtime: Option<String>,
+    swarm_default_advertise_addr: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuntimeEntry {
+    path: PathBuf,
+}
+
+/// Where the API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// Loopback TCP without TLS.
+    Tcp(std::net::SocketAddr),
+}
+
+/// The options with nothing left open.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// See [`DaemonOptions::data_root`].
+    pub data_root: PathBuf,
+    /// See [`DaemonOptions::exec_root`].
+    pub exec_root: PathBuf,
+    /// See [`DaemonOptions::hosts`].
+    pub listen: Vec<Listen>,
+    /// See [`DaemonOptions::pidfile`].
+    pub pidfile: PathBuf,
+    /// See [`DaemonOptions::cgroup_parent`].
+    pub cgroup_parent: String,
+    /// See [`DaemonOptions::labels`].
+    pub labels: BTreeMap<String, String>,
+    /// See [`DaemonOptions::debug`].
+    pub debug: bool,
+    /// See [`DaemonOptions::log_level`].
+    pub log_level: String,
+    /// See [`DaemonOptions::bip`].
+    pub bip: Option<ipnet::Ipv4Net>,
+    /// See [`DaemonOptions::add_runtimes`].
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// See [`DaemonOptions::default_runtime`]; empty is the built-in one.
+    pub default_runtime: String,
+    /// See [`DaemonOptions::swarm_default_advertise_addr`].
+    pub default_advertise_addr: String,
+}
+
+/// Puts command line, config file and defaults together.
+///
+/// # Errors
+/// When a value cannot be used, the named config file cannot be read, or an option is given in both places.
+pub fn settle(options: DaemonOptions) -> anyhow::Result<Settings> {
+    let file = read_config_file(options.config_file.as_deref())?;
+    let runtimes_file = file
+        .runtimes
+        .map(|runtimes| runtimes.into_iter().map(|(name, entry)| (name, entry.path)).collect::<BTreeMap<_, _>>());
+    let hosts = one_of("hosts", (!options.hosts.is_empty()).then_some(options.hosts), file.hosts)?
+        .unwrap_or_else(|| vec!["unix:///run/shoal.sock".to_owned()]);
+    let labels = one_of("labels", (!options.labels.is_empty()).then_some(options.labels), file.labels)?;
+    let runtimes = one_of(
+        "runtimes",
+        (!options.add_runtimes.is_empty()).then(|| pairs("--add-runtime", &options.add_runtimes)).transpose()?.map(
+            |runtimes| runtimes.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect::<BTreeMap<_, _>>(),
+        ),
+        runtimes_file,
+    )?
+    .unwrap_or_default();
+    let debug = options.debug || file.debug.unwrap_or(false);
+    let default_runtime = one_of("default-runtime", options.default_runtime, file.default_runtime)?.unwrap_or_default();
+    if !matches!(default_runtime.as_str(), "" | "shoal") && !runtimes.contains_key(&default_runtime) {
+        bail!("default runtime {default_runtime:?} is not among the runtimes: add it with --add-runtime");
+    }
+    let bip = one_of("bip", options.bip, file.bip)?;
+    Ok(Settings {
+        data_root: absolute(one_of("data-root", options.data_root, file.data_root)?, "/var/lib/shoal")?,
+        exec_root: absolute(one_of("exec-root", options.exec_root, file.exec_root)?, "/run/shoal")?,
+        listen: hosts.iter().map(|host| parse_host(host)).collect::<anyhow::Result<_>>()?,
+        pidfile: absolute(one_of("pidfile", options.pidfile, file.pidfile)?, "/run/shoal.pid")?,
+        cgroup_parent: one_of("cgroup-parent", options.cgroup_parent, file.cgroup_parent)?
+            .unwrap_or_else(|| "/shoal".to_owned()),
+        labels: pairs("--label", &labels.unwrap_or_default())?,
+        debug,
+        log_level: log_level(one_of("log-level", options.log_level, file.log_level)?, debug)?,
+        bip: bip.map(|bip| bip.parse().with_context(|| format!("invalid --bip {bip:?}"))).transpose()?,
+        runtimes,
+        default_runtime: if default_runtime == "shoal" { String::new() } else { default_runtime },
+        default_advertise_addr: one_of(
+            "swarm-default-advertise-addr",
+            options.swarm_default_advertise_addr,
+            file.swarm_default_advertise_addr,
+        )?
+        .unwrap_or_default(),
+    })
+}
+
+fn read_config_file(named: Option<&Path>) -> anyhow::Result<ConfigFile> {
+    let path = named.unwrap_or(Path::new("/etc/shoal/daemon.json"));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(ConfigFile::default());
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read the config file {}", path.display())),
+    };
+    serde_json::from_str(&text).with_context(|| format!("cannot use the config file {}", path.display()))
+}
+
+/// dockerd refuses an option that stands in both places, because nobody can tell which was meant.
+fn one_of<T>(name: &str, flag: Option<T>, file: Option<T>) -> anyhow::Result<Option<T>> {
+    match (flag, file) {
+        (Some(_), Some(_)) => bail!("{name} is given on the command line and in the config file: remove one of them"),
+        (flag, file) => Ok(flag.or(file)),
+    }
+}
+
+fn absolute(path: Option<PathBuf>, default: &str) -> anyhow::Result<PathBuf> {
+    let path = path.unwrap_or_else(|| PathBuf::from(default));
+    std::path::absolute(&path).with_context(|| format!("cannot make {} absolute", path.display()))
+}
+
+fn pairs(option: &str, texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let split = |text: &String| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => bail!("{option} {text:?} is not of the form key=value"),
+    };
+    texts.iter().map(split).collect()
+}
+
+fn log_level(level: Option<String>, debug: bool) -> anyhow::Result<String> {
+    let level = level.unwrap_or_else(|| if debug { "debug" } else { "info" }.to_owned());
+    match level.as_str() {
+        "debug" | "info" | "warn" | "error" => Ok(level),
+        "fatal" => Ok("error".to_owned()),
+        _ => bail!("log level {level:?} is none of debug, info, warn, error"),
+    }
+}
+
+fn parse_host(host: &str) -> anyhow::Result<Listen> {
+    if let Some(path) = host.strip_prefix("unix://") {
+        if !path.starts_with('/') {
+            bail!("host {host:?}: the socket's path must be absolute");
+        }
+        return Ok(Listen::Unix(PathBuf::from(path)));
+    }
+    let Some(addr) = host.strip_prefix("tcp://") else {
+        bail!("host {host:?} is neither unix:///path nor tcp://address:port");
+    };
+    let addr: std::net::SocketAddr = addr.parse().with_context(|| format!("host {host:?}: expected address:port"))?;
+    if !addr.ip().is_loopback() {
+        bail!("host {host:?}: the API is root on this machine and TCP has no TLS yet, so it listens on loopback only");
+    }
+    Ok(Listen::Tcp(addr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(json: &str, options: DaemonOptions) -> anyhow::Result<Settings> {
+        let path = std::env::temp_dir().join(format!("shoal-options-{}-{:p}.json", std::process::id(), &raw const options));
+        std::fs::write(&path, json).expect("write");
+        let settled = settle(DaemonOptions { config_file: Some(path.clone()), ..options });
+        std::fs::remove_file(path).expect("remove");
+        settled
+    }
+
+    #[test]
+    fn the_file_fills_what_the_command_line_leaves_open() {
+        let options = DaemonOptions { data_root: Some("/data".into()), ..DaemonOptions::default() };
+        let settings = with_file(r#"{"labels": ["zone=a"], "hosts": ["unix:///x.sock"]}"#, options).expect("settings");
+        assert_eq!(settings.data_root, PathBuf::from("/data"));
+        assert_eq!(settings.labels["zone"], "a");
+        assert_eq!(settings.listen, vec![Listen::Unix("/x.sock".into())]);
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let cases = [
+            (r#"{"lables": []}"#, DaemonOptions::default(), "lables"),
+            (r#"{"data-root": "/x"}"#, DaemonOptions { data_root: Some("/y".into()), ..Default::default() }, "data-root"),
+            ("{}", DaemonOptions { labels: vec!["zone".into()], ..Default::default() }, "--label"),
+            ("{}", DaemonOptions { hosts: vec!["tcp://0.0.0.0:2375".into()], ..Default::default() }, "loopback"),
+            ("{}", DaemonOptions { hosts: vec!["fd://".into()], ..Default::default() }, "neither"),
+            ("{}", DaemonOptions { bip: Some("172.17.0.1".into()), ..Default::default() }, "--bip"),
+            ("{}", DaemonOptions { log_level: Some("loud".into()), ..Default::default() }, "loud"),
+            ("{}", DaemonOptions { default_runtime: Some("runc".into()), ..Default::default() }, "runc"),
+        ];
+        for (json, options, expected) in cases {
+            let error = format!("{:#}", with_file(json, options).expect_err(expected));
+            assert!(error.contains(expected), "{error:?} does not name {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_named_config_file_must_exist() {
+        let options = DaemonOptions { config_file: Some("/nonexistent/daemon.json".into()), ..DaemonOptions::default() };
+        assert!(settle(options).is_err());
+    }
+}
