@@ -1,1 +1,12 @@
-//! shoal-engine
+//! The local container engine: images, snapshots, containers, networks and volumes of one node.
+//!
+//! [`Engine`] is the door. Behind it each part has its own module; what they speak with the API is in [`model`].
+
+pub mod container;
+pub mod engine;
+pub mod events;
+pub mod model;
+pub mod options;
+
+pub use engine::Engine;
+pub use options::EngineOptions;
