@@ -1,0 +1,138 @@
+//! A lab (`shoal lab`) as a value: made by [`Lab::up`], gone when dropped, and dropping checks that nothing is left.
+
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use crate::command::{Said, command, run, run_with_input};
+
+/// Path of the binary under test.
+pub fn binary() -> String {
+    std::env::var("SHOAL_BINARY")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/shoal").to_owned())
+}
+
+/// Should tests that need root and a built binary run? `tests/run live` says so.
+pub fn live() -> bool {
+    let live = std::env::var("SHOAL_LIVE").is_ok_and(|value| value == "1");
+    if !live {
+        eprintln!("SKIPPED: a live test; run ./tests/run live");
+    }
+    live
+}
+
+/// Hosts on this machine, each with a daemon.
+#[derive(Debug)]
+pub struct Lab {
+    /// Its name.
+    pub name: String,
+    down: bool,
+}
+
+impl Lab {
+    /// Brings up a cluster of so many managers (`m1`…) and workers (`w1`…).
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn up(name: &str, managers: u32, workers: u32) -> anyhow::Result<Self> {
+        Self::up_with(name, managers, workers, &[])
+    }
+
+    /// The same with more arguments to `shoal lab up`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn up_with(name: &str, managers: u32, workers: u32, more: &[&str]) -> anyhow::Result<Self> {
+        let lab = Self { name: name.to_owned(), down: false };
+        lab.shoal(&["down"])?.ok().context("removing what an earlier run left")?;
+        let (managers, workers) = (managers.to_string(), workers.to_string());
+        let mut args = vec!["up", "--managers", &managers, "--workers", &workers];
+        args.extend(more);
+        lab.shoal(&args)?.ok().context("lab up")?;
+        Ok(lab)
+    }
+
+    /// `shoal lab VERB --name NAME …`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn shoal(&self, args: &[&str]) -> anyhow::Result<Said> {
+        let (verb, rest) = args.split_first().context("no verb")?;
+        let mut all = vec!["lab", verb, "--name", &self.name];
+        all.extend(rest);
+        run(&binary(), &all)
+    }
+
+    /// The API socket of a host.
+    pub fn socket(&self, host: &str) -> String {
+        format!("unix:///run/shoal-lab/{}/{host}.sock", self.name)
+    }
+
+    /// The docker CLI, talking to this host.
+    pub fn docker_command(&self, host: &str, args: &[&str]) -> Command {
+        let socket = self.socket(host);
+        let mut all = vec!["-H", &socket];
+        all.extend(args);
+        command("docker", &all)
+    }
+
+    /// Runs the docker CLI against this host.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn docker(&self, host: &str, args: &[&str]) -> anyhow::Result<Said> {
+        run_with_input(self.docker_command(host, args), b"")
+    }
+
+    /// The same as one line, split at spaces, that must succeed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ok(&self, host: &str, line: &str) -> anyhow::Result<String> {
+        let args: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        self.docker(host, &args)?.ok().with_context(|| format!("docker {line} on {host}"))
+    }
+
+    /// Runs a program on a host.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn on(&self, host: &str, program: &[&str]) -> anyhow::Result<Said> {
+        let mut args = vec!["run", host, "--"];
+        args.extend(program);
+        self.shoal(&args)
+    }
+
+    /// Loads the test image on these hosts.
+    ///
+    /// # Errors
+    /// When a host refuses it.
+    pub fn load_image(&self, hosts: &[&str]) -> anyhow::Result<()> {
+        let tar = crate::image::busybox()?;
+        for host in hosts {
+            run_with_input(self.docker_command(host, &["import", "-", crate::image::NAME]), &tar)?
+                .ok()
+                .with_context(|| format!("import on {host}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes it down and fails unless everything is gone.
+    ///
+    /// # Errors
+    /// When something is left, by name.
+    pub fn down(mut self) -> anyhow::Result<()> {
+        self.down = true;
+        let said = self.shoal(&["down"])?;
+        ensure!(said.code == 0, "lab down left something: {}{}", said.out, said.err);
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.down && std::env::var_os("SHOAL_KEEP_LAB").is_none() {
+            drop(self.shoal(&["down"]));
+        }
+    }
+}

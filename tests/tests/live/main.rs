@@ -1,0 +1,6 @@
+//! Live tests: real daemons, containers and networks on hosts that are network namespaces, driven by the stock docker CLI.
+
+mod engine;
+mod refuse;
+mod service;
+mod survive;

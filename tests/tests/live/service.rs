@@ -1,0 +1,340 @@
+//! What people use a cluster for.
+
+use anyhow::{Context, ensure};
+use shoal_tests::image;
+use shoal_tests::lab::{Lab, live};
+use shoal_tests::wait::until;
+
+const HOSTS: [&str; 5] = ["m1", "m2", "m3", "w1", "w2"];
+const PAGE: &str = "hostname > /www/index.html; exec httpd -f -p 80 -h /www";
+
+/// Running tasks of a service, as `service ls` counts them.
+pub(crate) fn replicas(lab: &Lab, host: &str, service: &str) -> anyhow::Result<String> {
+    lab.ok(host, &format!("service ls --filter name={service} --format {{{{.Replicas}}}}"))
+}
+
+/// Waits until `service ls` shows this.
+pub(crate) fn converged(lab: &Lab, host: &str, service: &str, expected: &str) -> anyhow::Result<()> {
+    until(60, &format!("{service} at {expected}"), || {
+        let shown = replicas(lab, host, service)?;
+        ensure!(shown == expected, "{shown}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn fetch(lab: &Lab, from: &str, url: &str) -> anyhow::Result<String> {
+    lab.on(from, &["busybox", "wget", "-q", "-T", "2", "-O", "-", url])?.ok()
+}
+
+fn node_address(lab: &Lab, host: &str) -> anyhow::Result<String> {
+    lab.ok(host, "info --format {{.Swarm.NodeAddr}}")
+}
+
+#[test]
+fn a_service_runs_scales_rolls_and_goes() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("svc", 3, 2)?;
+    lab.load_image(&HOSTS)?;
+    ensure!(lab.ok("m2", "node ls -q")?.lines().count() == 5, "five nodes");
+    lab.ok("m2", "network create -d overlay app")?;
+    lab.docker(
+        "m1",
+        &[
+            "service",
+            "create",
+            "-d",
+            "--name",
+            "web",
+            "--replicas",
+            "3",
+            "-p",
+            "8080:80",
+            "--network",
+            "app",
+            image::NAME,
+            "sh",
+            "-c",
+            PAGE,
+        ],
+    )?
+    .ok()?;
+    converged(&lab, "m3", "web", "3/3")?;
+
+    // The routing mesh: any node answers, and all tasks are reached.
+    for host in ["m1", "w2"] {
+        let url = format!("http://{}:8080/", node_address(&lab, host)?);
+        until(10, "the page through the mesh", || fetch(&lab, "m3", &url).map(drop))?;
+        let mut seen: Vec<String> = (0..30).filter_map(|_| fetch(&lab, "m3", &url).ok()).collect();
+        seen.sort();
+        seen.dedup();
+        ensure!(seen.len() == 3, "the mesh on {host} reaches {} of 3 tasks", seen.len());
+    }
+
+    // Through the follower's CLI, with its progress bar.
+    let scaled = lab.ok("m2", "service scale web=8")?;
+    ensure!(scaled.contains("converged"), "no progress: {scaled}");
+    converged(&lab, "m1", "web", "8/8")?;
+    let updated =
+        lab.ok("m1", "service update --update-parallelism 2 --update-monitor 200ms --env-add COLOUR=blue web")?;
+    ensure!(updated.contains("converged"), "no progress: {updated}");
+    let state = lab.ok("m1", "service inspect web --format {{.UpdateStatus.State}}")?;
+    ensure!(state == "completed", "update is {state}");
+    let running = lab.ok("m1", "service ps web --filter desired-state=running -q")?;
+    ensure!(running.lines().count() == 8, "eight tasks run");
+
+    lab.ok("m1", "service rollback --rollback-parallelism 0 -d web")
+        .or_else(|_| lab.ok("m1", "service rollback -d web"))?;
+    until(60, "the rollback", || {
+        let state = lab.ok("m1", "service inspect web --format {{.UpdateStatus.State}}")?;
+        ensure!(state == "rollback_completed", "{state}");
+        Ok(())
+    })?;
+    let env = lab.ok("m1", "service inspect web --format {{.Spec.TaskTemplate.ContainerSpec.Env}}")?;
+    ensure!(!env.contains("COLOUR"), "the rollback kept {env}");
+
+    lab.ok("m1", "service rm web")?;
+    until(30, "no container of the service is left", || {
+        for host in HOSTS {
+            let left = lab.ok(host, "ps -aq")?;
+            ensure!(left.is_empty(), "{host} still has {left}");
+        }
+        Ok(())
+    })?;
+    until(10, "the network can be removed", || lab.ok("m1", "network rm app").map(drop))?;
+    lab.down()
+}
+
+#[test]
+fn names_resolve_and_the_client_keeps_its_address() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("net", 1, 2)?;
+    lab.load_image(&["m1", "w1", "w2"])?;
+    lab.ok("m1", "network create -d overlay app")?;
+    // Answers every request with the address that it came from.
+    let who = "while true; do nc -l -p 80 -e sh -c 'echo $NCAT_REMOTE_ADDR; env | head -0; ip -4 neigh'; done";
+    lab.docker(
+        "m1",
+        &[
+            "service",
+            "create",
+            "-d",
+            "--name",
+            "web",
+            "--replicas",
+            "3",
+            "--network",
+            "app",
+            image::NAME,
+            "sh",
+            "-c",
+            PAGE,
+        ],
+    )?
+    .ok()?;
+    lab.docker("m1", &["service", "create", "-d", "--name", "who", "--network", "app", image::NAME, "sh", "-c", who])?
+        .ok()?;
+    lab.docker(
+        "m1",
+        &[
+            "service",
+            "create",
+            "-d",
+            "--name",
+            "client",
+            "--mode",
+            "global",
+            "--network",
+            "app",
+            image::NAME,
+            "sleep",
+            "1000",
+        ],
+    )?
+    .ok()?;
+    converged(&lab, "m1", "web", "3/3")?;
+    converged(&lab, "m1", "client", "3/3")?;
+    for host in ["m1", "w1", "w2"] {
+        let client = lab.ok(host, "ps -q --filter label=com.docker.swarm.service.name=client")?;
+        let inside = |line: &str| lab.docker(host, &["exec", &client, "sh", "-c", line])?.ok();
+        until(10, "the name of the service", || {
+            let all = inside("nslookup tasks.web 127.0.0.11 | grep -c '^Address.*10\\.'")?;
+            ensure!(all == "3", "tasks.web has {all} addresses on {host}");
+            Ok(())
+        })?;
+        let vip = inside("nslookup web 127.0.0.11 | grep '^Address.*10\\.' | sed 's/.* //'")
+            .or_else(|_| inside("nslookup web 127.0.0.11 | grep '^Address.*10\\.'"))?;
+        ensure!(vip.lines().count() == 1, "one virtual address, not {vip}");
+        let mut seen: Vec<String> =
+            (0..20).map(|_| inside("wget -q -T 2 -O - http://web/")).collect::<Result<_, _>>()?;
+        seen.sort();
+        seen.dedup();
+        ensure!(seen.len() == 3, "the virtual address reaches {} of 3 tasks from {host}", seen.len());
+        inside("ping -c 1 -W 2 who").with_context(|| format!("ping from {host}"))?;
+    }
+    lab.down()
+}
+
+#[test]
+fn secrets_and_configs_reach_only_their_tasks() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("sec", 1, 1)?;
+    lab.load_image(&["m1", "w1"])?;
+    let create = |kind: &str, name: &str, data: &[u8]| {
+        shoal_tests::command::run_with_input(lab.docker_command("m1", &[kind, "create", name, "-"]), data)?.ok()
+    };
+    create("secret", "password", b"xyzzy")?;
+    create("config", "motd", b"hello")?;
+    lab.docker(
+        "m1",
+        &[
+            "service",
+            "create",
+            "-d",
+            "--name",
+            "s",
+            "--constraint",
+            "node.role==worker",
+            "--secret",
+            "password",
+            "--config",
+            "motd",
+            image::NAME,
+            "sleep",
+            "1000",
+        ],
+    )?
+    .ok()?;
+    converged(&lab, "m1", "s", "1/1")?;
+    let container = lab.ok("w1", "ps -q")?;
+    ensure!(lab.ok("w1", &format!("exec {container} cat /run/secrets/password /motd"))? == "xyzzyhello");
+    let mount = lab.ok("w1", &format!("exec {container} mount"))?;
+    ensure!(mount.lines().any(|line| line.contains("/run/secrets") && line.contains("tmpfs")), "not a tmpfs: {mount}");
+    let refused = lab.docker("m1", &["secret", "rm", "password"])?.refused()?;
+    ensure!(refused.contains("in use"), "{refused}");
+    lab.ok("m1", "service rm s")?;
+    until(20, "the secret can be removed", || lab.ok("m1", "secret rm password").map(drop))?;
+    lab.down()
+}
+
+#[test]
+fn drain_promote_demote_and_global() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("nodes", 1, 2)?;
+    lab.load_image(&["m1", "w1", "w2"])?;
+    lab.docker("m1", &["service", "create", "-d", "--name", "g", "--mode", "global", image::NAME, "sleep", "1000"])?
+        .ok()?;
+    lab.docker("m1", &["service", "create", "-d", "--name", "r", "--replicas", "4", image::NAME, "sleep", "1000"])?
+        .ok()?;
+    converged(&lab, "m1", "g", "3/3")?;
+    converged(&lab, "m1", "r", "4/4")?;
+    lab.ok("m1", "node update --availability drain w1")?;
+    converged(&lab, "m1", "g", "2/2")?;
+    converged(&lab, "m1", "r", "4/4")?;
+    until(20, "w1 runs nothing", || {
+        let left = lab.ok("w1", "ps -q")?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })?;
+    lab.ok("m1", "node update --availability active w1")?;
+    converged(&lab, "m1", "g", "3/3")?;
+
+    lab.ok("m1", "node promote w1")?;
+    lab.ok("m1", "node promote w2")?;
+    until(30, "three reachable managers", || {
+        let status = lab.ok("w2", "node ls --format {{.ManagerStatus}}")?;
+        ensure!(status.matches("Reachable").count() == 2 && status.contains("Leader"), "{status}");
+        Ok(())
+    })?;
+    lab.ok("w1", "node demote w1")?;
+    until(30, "w1 is a worker again", || {
+        let refused = lab.docker("w1", &["node", "ls"])?.refused()?;
+        ensure!(refused.contains("not a swarm manager"), "{refused}");
+        Ok(())
+    })?;
+    converged(&lab, "m1", "g", "3/3")?;
+    lab.down()
+}
+
+#[test]
+fn a_failed_update_rolls_back() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("roll", 1, 1)?;
+    lab.load_image(&["m1", "w1"])?;
+    lab.docker(
+        "m1",
+        &[
+            "service",
+            "create",
+            "-d",
+            "--name",
+            "r",
+            "--replicas",
+            "2",
+            "--update-failure-action",
+            "rollback",
+            "--update-monitor",
+            "500ms",
+            "--restart-delay",
+            "200ms",
+            image::NAME,
+            "sleep",
+            "1000",
+        ],
+    )?
+    .ok()?;
+    converged(&lab, "m1", "r", "2/2")?;
+    lab.docker("m1", &["service", "update", "-d", "--args", "false", "r"])?.ok()?;
+    until(60, "the rollback", || {
+        let state = lab.ok("m1", "service inspect r --format {{.UpdateStatus.State}}")?;
+        ensure!(state == "rollback_completed", "{state}");
+        Ok(())
+    })?;
+    converged(&lab, "m1", "r", "2/2")?;
+    lab.down()
+}
+
+#[test]
+fn logs_of_all_tasks_come_together() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("logs", 2, 1)?;
+    lab.load_image(&["m1", "m2", "w1"])?;
+    lab.docker(
+        "m1",
+        &[
+            "service",
+            "create",
+            "-d",
+            "--name",
+            "l",
+            "--mode",
+            "global",
+            image::NAME,
+            "sh",
+            "-c",
+            "echo started; exec sleep 1000",
+        ],
+    )?
+    .ok()?;
+    converged(&lab, "m1", "l", "3/3")?;
+    for host in ["m1", "m2"] {
+        until(10, "three lines", || {
+            let lines = lab.docker(host, &["service", "logs", "l"])?.ok()?;
+            ensure!(lines.matches("started").count() == 3, "on {host}: {lines}");
+            Ok(())
+        })?;
+    }
+    lab.down()
+}
