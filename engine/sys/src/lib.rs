@@ -1,1 +1,4 @@
 //! shoal-engine-sys
+
+pub mod process;
+pub mod pty;

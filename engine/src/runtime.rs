@@ -1,0 +1,3 @@
+//! Creating containers from OCI runtime specifications.
+
+pub mod bundle;

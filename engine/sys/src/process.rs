@@ -1,0 +1,200 @@
+//! Processes: programs that cannot be changed through `/proc/<pid>/exe`, forks of single-threaded processes, pidfds.
+
+#![expect(unsafe_code, reason = "system calls that no safe wrapper covers")]
+
+use std::ffi::{CStr, CString, c_char};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::mount::OpenTreeFlags;
+
+/// An executable file held through a read-only mount of its own that is in no mount namespace.
+///
+/// A process started from it has a `/proc/<pid>/exe` that nobody can open for writing (`EROFS`), not even root inside a
+/// container that was handed such a process: the class of CVE-2019-5736 ends here, without copying the program.
+#[derive(Debug)]
+pub struct SealedProgram {
+    mount: OwnedFd,
+    path: PathBuf,
+}
+
+impl SealedProgram {
+    /// Clones the mount of `path` read-only.
+    ///
+    /// # Errors
+    /// When the file does not exist or the kernel refuses (needs root and Linux 5.12).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mount = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+        let attributes =
+            libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+        // SAFETY: the descriptor is open, the empty path is a C string, and the structure is as long as its size says.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                mount.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                &raw const attributes,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { mount, path: path.to_owned() })
+    }
+
+    /// Where the program was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A command that executes it, with an empty environment and `/` as working directory.
+    #[expect(clippy::disallowed_methods, reason = "this is the place that makes children")]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.mount.as_raw_fd()));
+        command.env_clear().current_dir("/");
+        command
+    }
+}
+
+/// A command for a program on the host, with an empty environment and `/` as working directory. Descriptors of this
+/// process are close-on-exec, so the child gets the three that the caller sets.
+#[expect(clippy::disallowed_methods, reason = "this is the place that makes children")]
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().current_dir("/");
+    command
+}
+
+/// Which side of a fork this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The process that called, with the child's id.
+    Parent(u32),
+}
+
+/// Forks. Refused when this process has more than one thread: the child could then deadlock on a lock that another
+/// thread held.
+///
+/// # Errors
+/// `EBUSY` with several threads, otherwise what the kernel says.
+pub fn fork() -> io::Result<Fork> {
+    if thread_count()? != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // SAFETY: there is no other thread, so every lock and the allocator are in a consistent state in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid.unsigned_abs())),
+    }
+}
+
+/// How many threads this process has: the links of `/proc/self/task` less `.` and `..`.
+fn thread_count() -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+}
+
+/// Ends this process at once: no destructors, no flushing. For the child side of a fork.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces this process's program. Returns only when that failed.
+///
+/// # Errors
+/// As `execve(2)`; a nul byte inside an argument is `EINVAL`.
+pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: the arrays are terminated by null, and their strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_from(first: u32) -> io::Result<()> {
+    close_range(first, 0)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_from_on_exec(first: u32) -> io::Result<()> {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, flags: u32) -> io::Result<()> {
+    // SAFETY: callers are at a point where nothing in this process owns a descriptor in the range (start of a process,
+    // or right before execve); closing others' descriptors would be a logic error, not a memory error.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes the descriptor 0 that the parent gave, and puts `/dev/null` in its place.
+///
+/// # Errors
+/// When descriptor 0 is closed or `/dev/null` cannot be opened.
+pub fn take_stdin() -> io::Result<OwnedFd> {
+    let taken = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(taken)
+}
+
+/// Makes `fd` a descriptor that this process owns.
+///
+/// # Errors
+/// When it is not open.
+pub fn adopt(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only reads.
+    if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, and the caller says that nothing else owns it (it came over `execve`).
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Installs a system call filter (classic BPF, eight bytes an instruction) on this thread.
+///
+/// # Errors
+/// `EINVAL` for a program that is not one, `EACCES` without `CAP_SYS_ADMIN` or no-new-privileges.
+pub fn install_syscall_filter(program: &[u8]) -> io::Result<()> {
+    const INSTRUCTION_BYTES: usize = size_of::<libc::sock_filter>();
+    let count = program.len() / INSTRUCTION_BYTES;
+    if program.is_empty() || !program.len().is_multiple_of(INSTRUCTION_BYTES) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let length = u16::try_from(count).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let mut instructions: Vec<libc::sock_filter> = program
+        .chunks_exact(INSTRUCTION_BYTES)
+        .map(|chunk| libc::sock_filter {
+            code: u16::from_ne_bytes([chunk[0], chunk[1]]),
+            jt: chunk[2],
+            jf: chunk[3],
+            k: u32::from_ne_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]),
+        })
+        .collect();
+    let filter = libc::sock_fprog { len: length, filter: instructions.as_mut_ptr() };
+    // SAFETY: the structure points at `length` instructions that live through the call; the kernel copies them.
+    match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
