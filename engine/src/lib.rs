@@ -7,6 +7,11 @@ pub mod engine;
 pub mod events;
 pub mod model;
 pub mod options;
+pub mod runtime;
+pub mod shim;
 
 pub use engine::Engine;
 pub use options::EngineOptions;
+pub mod image;
+pub mod snapshot;
+pub mod volume;

@@ -2,3 +2,5 @@
 
 pub mod process;
 pub mod pty;
+pub mod fs;
+pub mod mount;

@@ -1,0 +1,731 @@
+//! Files below a directory handle.
+//!
+//! ## Design notes
+//! Layers, container roots and volumes hold what strangers wrote, and may change while we look. So nothing in them is
+//! reached by a path from the host's root: a [`Directory`] is a handle, paths are resolved by `openat2` with
+//! `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` (absolute links and `..` stay inside), and everything that creates or
+//! removes takes one name in one directory and never follows a link.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+/// Levels that a walk keeps open at once.
+const DEEPEST_WALK: usize = 200;
+
+/// What kind of file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// Regular file.
+    File,
+    /// Directory.
+    Directory,
+    /// Symbolic link.
+    Link,
+    /// Character device.
+    CharacterDevice,
+    /// Block device.
+    BlockDevice,
+    /// Named pipe.
+    Fifo,
+    /// Socket.
+    Socket,
+}
+
+impl FileKind {
+    fn from_type(kind: FileType) -> Option<Self> {
+        match kind {
+            FileType::RegularFile => Some(Self::File),
+            FileType::Directory => Some(Self::Directory),
+            FileType::Symlink => Some(Self::Link),
+            FileType::CharacterDevice => Some(Self::CharacterDevice),
+            FileType::BlockDevice => Some(Self::BlockDevice),
+            FileType::Fifo => Some(Self::Fifo),
+            FileType::Socket => Some(Self::Socket),
+            FileType::Unknown => None,
+        }
+    }
+
+    fn as_type(self) -> FileType {
+        match self {
+            Self::File => FileType::RegularFile,
+            Self::Directory => FileType::Directory,
+            Self::Link => FileType::Symlink,
+            Self::CharacterDevice => FileType::CharacterDevice,
+            Self::BlockDevice => FileType::BlockDevice,
+            Self::Fifo => FileType::Fifo,
+            Self::Socket => FileType::Socket,
+        }
+    }
+}
+
+/// What the kernel says about a file; links are not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    /// Kind.
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte blocks on disk.
+    pub blocks: u64,
+    /// Last change of the content: seconds since 1970 and nanoseconds.
+    pub modified: (i64, u32),
+    /// File system.
+    pub device: u64,
+    /// Number in it.
+    pub inode: u64,
+    /// Names it has.
+    pub links: u64,
+    /// Major and minor number of a device.
+    pub special: (u32, u32),
+}
+
+impl Metadata {
+    #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between architectures")]
+    fn from_stat(stat: &Stat) -> Self {
+        Self {
+            kind: FileKind::from_type(FileType::from_raw_mode(stat.st_mode)).unwrap_or(FileKind::File),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+            modified: (stat.st_mtime as i64, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            links: stat.st_nlink as u64,
+            special: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
+        }
+    }
+
+    /// Is it how overlayfs says that a name is gone?
+    pub fn is_whiteout(&self) -> bool {
+        self.kind == FileKind::CharacterDevice && self.special == (0, 0)
+    }
+
+    /// Is it a directory?
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name, never `.` or `..`.
+    pub name: OsString,
+    /// Number of the file.
+    pub inode: u64,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Directory(OwnedFd);
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Directory> for OwnedFd {
+    fn from(directory: Directory) -> Self {
+        directory.0
+    }
+}
+
+impl From<OwnedFd> for Directory {
+    /// The handle must be a directory that was opened for reading.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+/// One component: no slash, not empty, neither `.` nor `..`, no NUL.
+fn one_name(name: &OsStr) -> io::Result<&OsStr> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') || bytes.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not one name", name.display())));
+    }
+    Ok(name)
+}
+
+fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Resolves a path as if `root` were the root of everything.
+fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // EAGAIN: something was renamed during the walk, so the kernel could not prove that `..` stayed inside.
+    for _ in 0..127 {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
+impl Directory {
+    /// Opens a directory of the host by path. Only for paths that no stranger can change.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    /// One more handle of the same directory.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
+    /// Opens a directory below this one, which is the root for absolute links and `..` on the way.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_dir(&self, path: &Path) -> io::Result<Self> {
+        resolve(self.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY).map(Self)
+    }
+
+    /// Opens whatever is there without access to its content; a link at the end is followed only with `follow`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_any(&self, path: &Path, follow: bool) -> io::Result<OwnedFd> {
+        let link = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+        resolve(self.as_fd(), path, OFlags::PATH | link)
+    }
+
+    /// Opens a regular file for reading; anything else is an error and has no side effect.
+    ///
+    /// # Errors
+    /// The kernel's, or that it is no regular file.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        let handle = self.open_any(path, true)?;
+        if metadata(&handle)?.kind != FileKind::File {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())));
+        }
+        reopen(&handle)
+    }
+
+    /// Opens the directory of this name; a link is an error.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enter(&self, name: &OsStr) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(self, one_name(name)?, flags, Mode::empty())?))
+    }
+
+    /// Makes all directories of a path below this one that are missing, and opens the last.
+    ///
+    /// # Errors
+    /// The kernel's; also when something else than a directory is in the way.
+    pub fn make_path(&self, path: &Path, mode: u32) -> io::Result<Self> {
+        match self.open_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let Some(name) = path.file_name() else { return self.open_dir(path) };
+        let parent = self.make_path(path.parent().unwrap_or(Path::new("")), mode)?;
+        match parent.make_dir(name, mode) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        parent.enter(name)
+    }
+
+    /// Makes a new regular file, open for writing.
+    ///
+    /// # Errors
+    /// The kernel's; also when the name is taken.
+    pub fn create_file(&self, name: &OsStr, mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(self, one_name(name)?, flags, Mode::from_raw_mode(mode))?.into())
+    }
+
+    /// Makes a new directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make_dir(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        Ok(rustix::fs::mkdirat(self, one_name(name)?, Mode::from_raw_mode(mode))?)
+    }
+
+    /// Makes a symbolic link with this text, whatever it says.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make_link(&self, name: &OsStr, text: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::symlinkat(text, self, one_name(name)?)?)
+    }
+
+    /// Makes one more name for a file; a symbolic link gets the name itself, not what it leads to.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make_hard_link(&self, name: &OsStr, from: &Self, from_name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::linkat(from, one_name(from_name)?, self, one_name(name)?, AtFlags::empty())?)
+    }
+
+    /// Makes a device, pipe or socket.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make_special(&self, name: &OsStr, kind: FileKind, mode: u32, (major, minor): (u32, u32)) -> io::Result<()> {
+        let device = rustix::fs::makedev(major, minor);
+        Ok(rustix::fs::mknodat(self, one_name(name)?, kind.as_type(), Mode::from_raw_mode(mode), device)?)
+    }
+
+    /// Removes a name that is no directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_file(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(self, one_name(name)?, AtFlags::empty())?)
+    }
+
+    /// Removes whatever has this name, with all that is in it. Missing is fine. Needs few handles however deep it is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_tree(&self, name: &OsStr) -> io::Result<()> {
+        match rustix::fs::unlinkat(self, one_name(name)?, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let top = self.enter(name)?;
+        let mut moved = 0_u64;
+        top.clear(&top, 0, &mut moved)?;
+        // What was too deep has been moved to the top: as often as it takes, each time DEEPEST_WALK levels less.
+        while moved > 0 {
+            moved = 0;
+            top.clear(&top, 0, &mut moved)?;
+        }
+        Ok(rustix::fs::unlinkat(self, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn clear(&self, top: &Self, depth: usize, moved: &mut u64) -> io::Result<()> {
+        for entry in self.entries()? {
+            match rustix::fs::unlinkat(self, &entry.name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                Err(Errno::ISDIR | Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if depth >= DEEPEST_WALK {
+                let place = format!(".removing-{}-{moved}", entry.inode);
+                rustix::fs::renameat(self, &entry.name, top, place.as_str())?;
+                *moved += 1;
+                continue;
+            }
+            self.enter(&entry.name)?.clear(top, depth + 1, moved)?;
+            rustix::fs::unlinkat(self, &entry.name, AtFlags::REMOVEDIR)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a file another name, in the place of what had it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rename(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(self, one_name(name)?, to, one_name(to_name)?)?)
+    }
+
+    /// What has this name; links are not followed. None when nothing has.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stat(&self, name: &OsStr) -> io::Result<Option<Metadata>> {
+        match rustix::fs::statat(self, one_name(name)?, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Metadata::from_stat(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The text of a symbolic link.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
+        let text = rustix::fs::readlinkat(self, one_name(name)?, Vec::new())?;
+        Ok(OsString::from_vec(text.into_bytes()))
+    }
+
+    /// Sets owner and group of what has this name; links are not followed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_owner(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        Ok(rustix::fs::chownat(self, one_name(name)?, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Sets the mode of what has this name, which must be no link and which nobody else may be able to replace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        Ok(rustix::fs::chmodat(self, one_name(name)?, Mode::from_raw_mode(mode), AtFlags::empty())?)
+    }
+
+    /// Sets access and modification time of what has this name; links are not followed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_times(&self, name: &OsStr, modified: (i64, u32)) -> io::Result<()> {
+        Ok(rustix::fs::utimensat(self, one_name(name)?, &timestamps(modified), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// All names in it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn entries(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(self)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                entries.push(Entry { name: OsStr::from_bytes(name).to_owned(), inode: entry.ino() });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Is there nothing in it?
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        for entry in Dir::read_from(self)? {
+            let entry = entry?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What the kernel says about an open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn metadata(file: impl AsFd) -> io::Result<Metadata> {
+    Ok(Metadata::from_stat(&rustix::fs::fstat(file)?))
+}
+
+/// Opens the regular file that a handle without access stands for, for reading.
+///
+/// # Errors
+/// The kernel's.
+pub fn reopen(handle: impl AsFd) -> io::Result<File> {
+    let path = handle_path(handle.as_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// The path by which this process reaches an open handle. Valid as long as the handle is open.
+pub fn handle_path(handle: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}
+
+/// Where an open file is, as the kernel knows it now.
+///
+/// # Errors
+/// The kernel's.
+pub fn real_path(handle: impl AsFd) -> io::Result<PathBuf> {
+    let text = rustix::fs::readlink(handle_path(handle.as_fd()), Vec::new())?;
+    Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+}
+
+/// Sets owner and group of an open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+}
+
+/// Sets the mode of an open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Sets access and modification time of an open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_times(file: impl AsFd, modified: (i64, u32)) -> io::Result<()> {
+    Ok(rustix::fs::futimens(file, &timestamps(modified))?)
+}
+
+/// Sets an extended attribute of an open file. False when the file system does not have such attributes.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_attribute(file: impl AsFd, name: &OsStr, value: &[u8]) -> io::Result<bool> {
+    match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOTSUP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An extended attribute of an open file, if it has it.
+///
+/// # Errors
+/// The kernel's.
+pub fn attribute(file: impl AsFd, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0_u8; 256];
+    loop {
+        match rustix::fs::fgetxattr(&file, name, &mut value[..]) {
+            Ok(length) => {
+                value.truncate(length);
+                return Ok(Some(value));
+            }
+            Err(Errno::NODATA | Errno::NOTSUP) => return Ok(None),
+            Err(Errno::RANGE) if value.len() < 65536 => value.resize(65536, 0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Names of the extended attributes of an open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn attributes(file: impl AsFd) -> io::Result<Vec<OsString>> {
+    let mut list = vec![0_u8; 1024];
+    loop {
+        match rustix::fs::flistxattr(&file, &mut list[..]) {
+            Ok(length) => {
+                list.truncate(length);
+                break;
+            }
+            Err(Errno::NOTSUP) => return Ok(Vec::new()),
+            Err(Errno::RANGE) if list.len() < 65536 => list.resize(65536, 0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(list.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(|name| OsStr::from_bytes(name).to_owned()).collect())
+}
+
+/// Copies the content of a file: shares its blocks where the file system can, keeps holes, never goes through us
+/// where the kernel can copy by itself.
+///
+/// # Errors
+/// The kernel's.
+pub fn copy_content(from: &File, to: &File, size: u64) -> io::Result<()> {
+    if size == 0 || rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    rustix::fs::ftruncate(to, size)?;
+    let mut offset = 0;
+    while offset < size {
+        let start = match rustix::fs::seek(from, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(Errno::INVAL) => offset,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size);
+        copy_range(from, to, start, end)?;
+        offset = end;
+    }
+    Ok(())
+}
+
+fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+
+    let (mut read_at, mut write_at) = (start, start);
+    let mut buffer = Vec::new();
+    while read_at < end {
+        let left = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
+        match rustix::fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), left) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                buffer.resize(1 << 17, 0);
+                let length = from.read_at(&mut buffer[..left.min(1 << 17)], read_at)?;
+                if length == 0 {
+                    return Ok(());
+                }
+                to.write_all_at(&buffer[..length], write_at)?;
+                read_at += length as u64;
+                write_at += length as u64;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until all that was written to the file system of this handle is on disk.
+///
+/// # Errors
+/// The kernel's; also when an earlier write failed.
+pub fn sync_filesystem(handle: impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(handle)?)
+}
+
+/// Bytes that are free for root on the file system of this handle.
+///
+/// # Errors
+/// The kernel's.
+pub fn free_bytes(handle: impl AsFd) -> io::Result<u64> {
+    let status = rustix::fs::fstatvfs(handle)?;
+    Ok(status.f_bfree.saturating_mul(status.f_frsize))
+}
+
+/// Replaces a file by one with this content, so that at any instant either the old or the new one is there whole, also
+/// after a power cut.
+///
+/// # Errors
+/// The kernel's.
+pub fn replace_file(directory: &Directory, name: &OsStr, content: &[u8], mode: u32) -> io::Result<()> {
+    use std::io::Write;
+
+    let mut temporary = OsString::from(".new-");
+    temporary.push(name);
+    directory.remove_tree(&temporary)?;
+    let mut file = directory.create_file(&temporary, mode)?;
+    file.write_all(content)?;
+    rustix::fs::fdatasync(&file)?;
+    directory.rename(&temporary, directory, name)?;
+    Ok(rustix::fs::fsync(directory)?)
+}
+
+/// A file name of the C kind, as readers of `/proc` give it.
+pub fn os_name(name: &CStr) -> &OsStr {
+    OsStr::from_bytes(name.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Directory) -> Vec<String> {
+        let mut names: Vec<_> =
+            directory.entries().unwrap().into_iter().map(|entry| entry.name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn links_and_dots_stay_inside() {
+        let host = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(host.path().join("root/etc")).unwrap();
+        std::fs::create_dir_all(host.path().join("etc")).unwrap();
+        std::fs::write(host.path().join("root/etc/name"), "inside").unwrap();
+        std::fs::write(host.path().join("etc/name"), "outside").unwrap();
+        std::os::unix::fs::symlink("/etc/name", host.path().join("root/absolute")).unwrap();
+        std::os::unix::fs::symlink("../../../etc/name", host.path().join("root/dots")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/root", host.path().join("root/magic")).unwrap();
+        let root = Directory::open(&host.path().join("root")).unwrap();
+        for path in ["absolute", "dots", "/etc/name", "../etc/name", "etc/../../etc/name"] {
+            let mut file = root.open_file(Path::new(path)).unwrap();
+            assert_eq!(io::read_to_string(&mut file).unwrap(), "inside", "{path}");
+        }
+        assert!(root.open_any(Path::new("magic/etc"), true).is_err());
+    }
+
+    #[test]
+    fn only_one_name_is_a_name() {
+        let host = tempfile::tempdir().unwrap();
+        let root = Directory::open(host.path()).unwrap();
+        for name in ["", ".", "..", "a/b", "/a", "a\0b"] {
+            assert!(root.create_file(OsStr::new(name), 0o600).is_err(), "{name:?}");
+            assert!(root.make_dir(OsStr::new(name), 0o700).is_err(), "{name:?}");
+        }
+        assert!(names(&root).is_empty());
+    }
+
+    #[test]
+    fn trees_of_any_depth_are_removed() {
+        let host = tempfile::tempdir().unwrap();
+        let root = Directory::open(host.path()).unwrap();
+        let mut current = root.try_clone().unwrap();
+        for level in 0..1500 {
+            current.make_dir(OsStr::new("deeper"), 0o700).unwrap();
+            if level % 100 == 0 {
+                current.create_file(OsStr::new("file"), 0o600).unwrap();
+            }
+            current = current.enter(OsStr::new("deeper")).unwrap();
+        }
+        drop(current);
+        root.remove_tree(OsStr::new("deeper")).unwrap();
+        root.remove_tree(OsStr::new("file")).unwrap();
+        root.remove_tree(OsStr::new("missing")).unwrap();
+        assert!(names(&root).is_empty());
+    }
+
+    #[test]
+    fn paths_are_made_through_links_inside() {
+        let host = tempfile::tempdir().unwrap();
+        let root = Directory::open(host.path()).unwrap();
+        root.make_dir(OsStr::new("usr"), 0o755).unwrap();
+        root.make_link(OsStr::new("lib"), OsStr::new("/usr")).unwrap();
+        let made = root.make_path(Path::new("lib/a/b"), 0o755).unwrap();
+        assert_eq!(real_path(&made).unwrap(), host.path().join("usr/a/b"));
+        root.make_link(OsStr::new("dangling"), OsStr::new("nowhere")).unwrap();
+        assert!(root.make_path(Path::new("dangling/a"), 0o755).is_err());
+    }
+
+    #[test]
+    fn holes_stay_holes() {
+        use std::io::{Seek, Write};
+        let host = tempfile::tempdir().unwrap();
+        let root = Directory::open(host.path()).unwrap();
+        let mut from = root.create_file(OsStr::new("from"), 0o600).unwrap();
+        from.seek(io::SeekFrom::Start(8 << 20)).unwrap();
+        from.write_all(b"end").unwrap();
+        let to = root.create_file(OsStr::new("to"), 0o600).unwrap();
+        copy_content(&from, &to, (8 << 20) + 3).unwrap();
+        let copied = metadata(&to).unwrap();
+        assert_eq!(copied.size, (8 << 20) + 3);
+        assert!(copied.blocks < 1000, "{}", copied.blocks);
+        assert!(std::fs::read(host.path().join("to")).unwrap().ends_with(b"\0end"));
+    }
+
+    #[test]
+    fn replaced_files_are_whole() {
+        let host = tempfile::tempdir().unwrap();
+        let root = Directory::open(host.path()).unwrap();
+        replace_file(&root, OsStr::new("catalog"), b"one", 0o600).unwrap();
+        replace_file(&root, OsStr::new("catalog"), b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(host.path().join("catalog")).unwrap(), b"two");
+        assert_eq!(names(&root), ["catalog"]);
+    }
+}
