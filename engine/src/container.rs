@@ -14,6 +14,10 @@ use crate::model::{
 pub mod api;
 pub mod attach;
 pub mod detach;
+pub(crate) mod file_watch;
+pub mod lifecycle;
+pub mod log_reader;
+pub mod names;
 
 pub use api::{
     AttachOptions, AttachStreams, ListOptions, LogFrame, LogOptions, LogStream, OutputFrame, OutputKind, OutputStream,

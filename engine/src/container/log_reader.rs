@@ -1,0 +1,440 @@
+//! Reads json-file logs: `<path>` and its older generations `<path>.1`, `<path>.2`, ...
+//!
+//! ## Design notes
+//! A cursor owns open files, oldest first, so that a rotation under it takes nothing away. At the end of the newest file
+//! it compares the file's inode with the path's: when they differ, the writer has rotated, and what came after is
+//! taken on. A line without its line feed is being written, or was torn by a crash: at the end of the newest file it
+//! stays in the buffer until it is whole, at the end of an older file it is dropped. Damaged lines are skipped.
+//!
+//! As in dockerd, `tail` counts records before they are filtered.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use shoal_proto::time::Timestamp;
+
+use super::api::{LogFrame, LogOptions, OutputKind};
+
+/// Bytes read at once.
+const BLOCK: usize = 64 * 1024;
+/// A line longer than this is damage: the writer splits at 16 KiB.
+const LONGEST_LINE: usize = 1024 * 1024;
+/// Generations looked for.
+const GENERATIONS: u32 = 1_000;
+
+/// A place in a container's log.
+#[derive(Debug)]
+pub struct LogCursor {
+    path: PathBuf,
+    /// Files still to be read, the oldest first; the last one is being written to.
+    files: VecDeque<Generation>,
+    /// Inode of the file last finished, to find those after it.
+    last_inode: Option<u64>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Generation {
+    file: File,
+    inode: u64,
+    offset: u64,
+}
+
+impl Generation {
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        match File::open(path) {
+            Ok(file) => {
+                let inode = file.metadata()?.ino();
+                Ok(Some(Self { file, inode, offset: 0 }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a read gave.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Records, in order.
+    pub frames: Vec<LogFrame>,
+    /// Is there nothing more at present?
+    pub at_end: bool,
+}
+
+fn generation_path(path: &Path, number: u32) -> PathBuf {
+    if number == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+impl LogCursor {
+    /// At the beginning of the oldest generation.
+    ///
+    /// # Errors
+    /// When a file cannot be opened; a missing one is no error.
+    pub fn from_start(path: &Path) -> io::Result<Self> {
+        let files = generations_after(path, None)?;
+        Ok(Self { path: path.to_owned(), files, last_inode: None, buffer: Vec::new() })
+    }
+
+    /// So many records before the end.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn from_tail(path: &Path, records: usize) -> io::Result<Self> {
+        let mut cursor = Self::from_start(path)?;
+        let mut wanted = records;
+        for index in (0..cursor.files.len()).rev() {
+            let generation = &mut cursor.files[index];
+            let (offset, found) = tail_offset(&generation.file, wanted)?;
+            generation.offset = offset;
+            wanted -= found;
+            if wanted == 0 {
+                // Of the newest file nothing may be wanted, but what comes will be.
+                let skipped = cursor.files.drain(..index).next_back();
+                cursor.last_inode = skipped.map(|generation| generation.inode);
+                break;
+            }
+        }
+        Ok(cursor)
+    }
+
+    /// Where a set of options begins.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn open(path: &Path, options: &LogOptions) -> io::Result<Self> {
+        match options.tail {
+            Some(records) => Self::from_tail(path, records),
+            None => Self::from_start(path),
+        }
+    }
+
+    /// The next records: about one block of them.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(&mut self) -> io::Result<Batch> {
+        loop {
+            let Some(current) = self.files.front_mut() else {
+                self.files = generations_after(&self.path, self.last_inode)?;
+                if self.files.is_empty() {
+                    return Ok(Batch { frames: Vec::new(), at_end: true });
+                }
+                continue;
+            };
+            let start = self.buffer.len();
+            self.buffer.resize(start + BLOCK, 0);
+            let read = current.file.read_at(&mut self.buffer[start..], current.offset);
+            self.buffer.truncate(start + read.as_ref().map_or(0, |bytes| *bytes));
+            let read = read?;
+            current.offset += read as u64;
+            if read > 0 {
+                let frames = self.take_lines();
+                if frames.is_empty() {
+                    continue;
+                }
+                return Ok(Batch { frames, at_end: false });
+            }
+            if self.files.len() > 1 {
+                self.finish_front();
+            } else if !self.follow_rotation()? {
+                return Ok(Batch { frames: Vec::new(), at_end: true });
+            }
+        }
+    }
+
+    fn finish_front(&mut self) {
+        self.last_inode = self.files.pop_front().map(|generation| generation.inode);
+        self.buffer.clear();
+    }
+
+    /// At the end of the newest file: was it rotated or cut? Says whether there may be more to read.
+    fn follow_rotation(&mut self) -> io::Result<bool> {
+        let Some(current) = self.files.front_mut() else { return Ok(false) };
+        let on_disk = match std::fs::metadata(&self.path) {
+            Ok(metadata) => Some(metadata),
+            // Between the writer's rename and its new file: look again later.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match on_disk {
+            Some(metadata) if metadata.ino() == current.inode => {
+                let cut = metadata.len() < current.offset;
+                if cut {
+                    current.offset = 0;
+                    self.buffer.clear();
+                }
+                Ok(cut)
+            }
+            _ => {
+                // Written between our last read and the rename?
+                if current.file.metadata()?.len() > current.offset {
+                    return Ok(true);
+                }
+                let inode = current.inode;
+                let newer = generations_after(&self.path, Some(inode))?;
+                if newer.is_empty() {
+                    return Ok(false);
+                }
+                self.finish_front();
+                self.files = newer;
+                Ok(true)
+            }
+        }
+    }
+
+    fn take_lines(&mut self) -> Vec<LogFrame> {
+        let mut frames = Vec::new();
+        let mut from = 0;
+        while let Some(length) = self.buffer[from..].iter().position(|byte| *byte == b'\n') {
+            frames.extend(decode(&self.buffer[from..from + length]));
+            from += length + 1;
+        }
+        self.buffer.drain(..from);
+        if self.buffer.len() > LONGEST_LINE {
+            self.buffer.clear();
+        }
+        frames
+    }
+}
+
+/// Opens all generations newer than that inode (all, when it is not found), the oldest first. Opened from the newest
+/// on, so that a rotation meanwhile shows a file twice rather than not at all.
+fn generations_after(path: &Path, inode: Option<u64>) -> io::Result<VecDeque<Generation>> {
+    let mut files: VecDeque<Generation> = VecDeque::new();
+    for number in 0..GENERATIONS {
+        let Some(generation) = Generation::open(&generation_path(path, number))? else {
+            if number == 0 { continue } else { break }
+        };
+        if Some(generation.inode) == inode {
+            break;
+        }
+        if files.iter().all(|file| file.inode != generation.inode) {
+            files.push_front(generation);
+        }
+    }
+    Ok(files)
+}
+
+/// Where the last so many whole lines begin, and how many there are.
+fn tail_offset(file: &File, lines: usize) -> io::Result<(u64, usize)> {
+    let length = file.metadata()?.len();
+    let mut block = vec![0; BLOCK];
+    let mut end = length;
+    // Line feeds seen so far; the first ends the last whole line.
+    let mut seen = 0;
+    while end > 0 {
+        let size = usize::try_from(end).unwrap_or(BLOCK).min(BLOCK);
+        let start = end - size as u64;
+        file.read_exact_at(&mut block[..size], start)?;
+        for index in (0..size).rev().filter(|index| block[*index] == b'\n') {
+            if seen == lines {
+                return Ok((start + index as u64 + 1, lines));
+            }
+            seen += 1;
+        }
+        end = start;
+    }
+    Ok((0, seen))
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, default)]
+    log: Cow<'a, str>,
+    #[serde(borrow, default)]
+    stream: Cow<'a, str>,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
+    #[serde(borrow, default)]
+    time: Cow<'a, str>,
+}
+
+fn decode(line: &[u8]) -> Option<LogFrame> {
+    let line: Line<'_> = serde_json::from_slice(line).ok()?;
+    Some(LogFrame {
+        output: if line.stream == "stderr" { OutputKind::Stderr } else { OutputKind::Stdout },
+        time: Timestamp::parse(&line.time).ok()?,
+        data: Bytes::from(line.log.into_owned().into_bytes()),
+        attributes: line.attrs,
+    })
+}
+
+/// Does a record pass the options? `None` when no later record can.
+pub fn select(frame: &LogFrame, options: &LogOptions) -> Option<bool> {
+    if options.until.is_some_and(|until| frame.time > until) {
+        return None;
+    }
+    let wanted = match frame.output {
+        OutputKind::Stdout => options.stdout,
+        OutputKind::Stderr => options.stderr,
+    };
+    Some(wanted && options.since.is_none_or(|since| frame.time >= since))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(number: usize) -> String {
+        format!("{{\"log\":\"line {number}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00.{number:09}Z\"}}\n")
+    }
+
+    fn append(path: &Path, text: &str) {
+        File::options().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn rotate(path: &Path, keep: u32) {
+        for number in (0..keep).rev() {
+            let from = generation_path(path, number);
+            if from.exists() {
+                if number + 1 == keep {
+                    std::fs::remove_file(from).unwrap();
+                } else {
+                    std::fs::rename(from, generation_path(path, number + 1)).unwrap();
+                }
+            }
+        }
+    }
+
+    fn drain(cursor: &mut LogCursor) -> Vec<usize> {
+        let mut numbers = Vec::new();
+        loop {
+            let batch = cursor.read().unwrap();
+            numbers.extend(batch.frames.iter().map(|frame| {
+                let text = std::str::from_utf8(&frame.data).unwrap();
+                text.trim_start_matches("line ").trim_end().parse::<usize>().unwrap()
+            }));
+            if batch.at_end {
+                return numbers;
+            }
+        }
+    }
+
+    #[test]
+    fn rotation_while_following_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        let mut cursor = LogCursor::from_start(&path).unwrap();
+        assert_eq!(drain(&mut cursor), Vec::<usize>::new());
+        let mut expected = Vec::new();
+        for number in 0..50 {
+            append(&path, &line(number));
+            expected.push(number);
+            if number % 7 == 6 {
+                rotate(&path, 10);
+            }
+            if number % 5 == 4 {
+                assert_eq!(drain(&mut cursor), expected);
+                expected.clear();
+            }
+        }
+    }
+
+    #[test]
+    fn a_torn_line_waits_until_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        let whole = line(2);
+        append(&path, &line(1));
+        append(&path, &whole[..20]);
+        let mut cursor = LogCursor::from_start(&path).unwrap();
+        assert_eq!(drain(&mut cursor), [1]);
+        append(&path, &whole[20..]);
+        assert_eq!(drain(&mut cursor), [2]);
+    }
+
+    #[test]
+    fn damage_is_skipped_and_a_torn_generation_end_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        append(&path, &format!("{}garbage\n\0\0\0\n{}{{\"log\":\"torn", line(1), line(2)));
+        rotate(&path, 3);
+        append(&path, &line(3));
+        assert_eq!(drain(&mut LogCursor::from_start(&path).unwrap()), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_cut_file_is_read_from_its_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        append(&path, &(line(1) + &line(2)));
+        let mut cursor = LogCursor::from_start(&path).unwrap();
+        assert_eq!(drain(&mut cursor), [1, 2]);
+        File::options().write(true).truncate(true).open(&path).unwrap();
+        append(&path, &line(3));
+        assert_eq!(drain(&mut cursor), [3]);
+    }
+
+    #[test]
+    fn tail_zero_gives_only_what_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        append(&path, &line(1));
+        let mut cursor = LogCursor::from_tail(&path, 0).unwrap();
+        assert_eq!(drain(&mut cursor), Vec::<usize>::new());
+        append(&path, &line(2));
+        rotate(&path, 3);
+        append(&path, &line(3));
+        assert_eq!(drain(&mut cursor), [2, 3]);
+    }
+
+    #[test]
+    fn options_choose_records() {
+        let frame = LogFrame {
+            output: OutputKind::Stderr,
+            time: Timestamp(10),
+            data: Bytes::new(),
+            attributes: BTreeMap::new(),
+        };
+        let all = LogOptions::default();
+        assert_eq!(select(&frame, &all), Some(true));
+        assert_eq!(select(&frame, &LogOptions { stderr: false, ..all.clone() }), Some(false));
+        assert_eq!(select(&frame, &LogOptions { since: Some(Timestamp(11)), ..all.clone() }), Some(false));
+        assert_eq!(select(&frame, &LogOptions { until: Some(Timestamp(10)), ..all.clone() }), Some(true));
+        assert_eq!(select(&frame, &LogOptions { until: Some(Timestamp(9)), ..all }), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn tail_is_the_end_of_the_whole(
+            records in prop::collection::vec((1usize..4_000, prop::bool::weighted(0.05)), 0..120),
+            tail in 0usize..150,
+            torn: bool,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x-json.log");
+            for (number, (padding, rotated)) in records.iter().enumerate() {
+                let record = line(number);
+                let padded = record.replace("\\n\"", &format!("{}\\n\"", " ".repeat(*padding)));
+                append(&path, &padded);
+                if *rotated {
+                    rotate(&path, 200);
+                }
+            }
+            if torn {
+                append(&path, "{\"log\":\"half");
+            }
+            let all = drain(&mut LogCursor::from_start(&path).unwrap());
+            prop_assert_eq!(&all, &(0..records.len()).collect::<Vec<_>>());
+            let ended = drain(&mut LogCursor::from_tail(&path, tail).unwrap());
+            prop_assert_eq!(ended, all[all.len().saturating_sub(tail)..].to_vec());
+        }
+    }
+}
