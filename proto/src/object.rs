@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use crate::spec::{
-    AddressPools, ClusterSpec, ConfigSpec, NetworkSpec, NodeRole, NodeSpec, Platform, PortConfig, ResourceAmount,
+    AddressPools, ClusterSpec, ConfigSpec, EndpointMode, NetworkSpec, NodeRole, NodeSpec, Platform, PortConfig, ResourceAmount,
     SecretSpec, ServiceSpec, TaskSpec,
 };
 use crate::task_state::TaskState;
@@ -179,6 +179,8 @@ pub struct Network {
     pub allocation: Option<NetworkAllocation>,
     /// A predefined network (`host`, `bridge`) that cannot be removed?
     pub predefined: bool,
+    /// Was the network deleted? Its name is free again; it goes when the last task has left it.
+    pub pending_delete: bool,
 }
 
 /// What the allocator gave to a network.
@@ -373,6 +375,14 @@ pub struct Task {
     pub not_before: Timestamp,
     /// Restarts of its slot.
     pub restart: RestartTrack,
+    /// How clients found the service when the task was made.
+    pub endpoint_mode: EndpointMode,
+    /// Was it made by an update or rollback (or is it the restart of such a task)? Then its fate decides that update.
+    pub by_update: bool,
+    /// When the managers learned that it runs, by their clock; "never" when it has not run.
+    pub running_since: Timestamp,
+    /// When the managers learned that it ended, by their clock; "never" while it lives.
+    pub ended_at: Timestamp,
 }
 
 impl Task {
