@@ -4,4 +4,5 @@
 pub mod command;
 pub mod image;
 pub mod lab;
+pub mod peer;
 pub mod wait;
