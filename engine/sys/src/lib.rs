@@ -1,6 +1,10 @@
 //! shoal-engine-sys
 
-pub mod process;
-pub mod pty;
 pub mod fs;
 pub mod mount;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod process;
+pub mod pty;
+pub mod socket;

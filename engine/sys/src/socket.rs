@@ -1,0 +1,103 @@
+//! Sockets that std does not offer.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+
+/// A transport protocol that ports belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// Keeps a port from being used by anybody else, without serving it: a TCP connection to it is refused. The port is
+/// free again when the descriptor is closed.
+///
+/// # Errors
+/// `AddrInUse` when somebody listens there or holds it; `Unsupported` when the kernel has no such protocol.
+pub fn hold_port(transport: Transport, addr: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let (kind, protocol) = match transport {
+        Transport::Tcp => (SocketType::STREAM, Some(ipproto::TCP)),
+        Transport::Udp => (SocketType::DGRAM, Some(ipproto::UDP)),
+        Transport::Sctp => (SocketType::STREAM, Some(ipproto::SCTP)),
+    };
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, protocol).map_err(
+        |error| match error {
+            rustix::io::Errno::PROTONOSUPPORT | rustix::io::Errno::SOCKTNOSUPPORT => io::ErrorKind::Unsupported.into(),
+            other => io::Error::from(other),
+        },
+    )?;
+    if transport == Transport::Udp {
+        // A small buffer: nothing is ever read from it.
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, 1);
+        rustix::net::bind(&socket, &SocketAddrV4::new(addr, port))?;
+        return Ok(socket);
+    }
+    // With address reuse, connections in TIME_WAIT do not count as users. To listen makes the kernel compare with every
+    // other user of the port; to shut down ends the listening and keeps the port.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(addr, port))?;
+    rustix::net::listen(&socket, 1)?;
+    rustix::net::shutdown(&socket, Shutdown::Read)?;
+    sockopt::set_socket_reuseaddr(&socket, false)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use super::*;
+
+    const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+    fn free_port() -> u16 {
+        TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn a_held_port_is_taken_and_refuses() {
+        let port = free_port();
+        let held = hold_port(Transport::Tcp, Ipv4Addr::UNSPECIFIED, port).unwrap();
+        assert_eq!(hold_port(Transport::Tcp, HOST, port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(TcpListener::bind((HOST, port)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(TcpStream::connect((HOST, port)).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        drop(held);
+        TcpListener::bind((HOST, port)).unwrap();
+    }
+
+    #[test]
+    fn a_listened_port_cannot_be_held() {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(hold_port(Transport::Tcp, HOST, port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn connections_that_wait_to_die_do_not_count() {
+        let listener = TcpListener::bind((HOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect((HOST, port)).unwrap();
+        drop(listener.accept().unwrap());
+        drop(client);
+        drop(listener);
+        hold_port(Transport::Tcp, HOST, port).unwrap();
+    }
+
+    #[test]
+    fn udp_ports_are_held_too() {
+        let socket = UdpSocket::bind((HOST, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert_eq!(hold_port(Transport::Udp, HOST, port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+        let _held = hold_port(Transport::Udp, HOST, port).unwrap();
+        assert!(UdpSocket::bind((HOST, port)).is_err());
+    }
+}
