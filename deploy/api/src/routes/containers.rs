@@ -1,0 +1,120 @@
+//! Containers: everything that is a question and an answer.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use shoal_engine::container::{ListOptions, RemoveOptions, StopOptions};
+use shoal_engine::model::{CreateRequest, UpdateRequest};
+
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::request::Request;
+use crate::response::{Response, empty, json, json_status, no_content};
+
+type Answer = Result<Response, ApiError>;
+
+pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
+    let query = &request.query;
+    let mut filters = query.filters()?;
+    for old in ["since", "before"] {
+        if let Some(value) = query.non_empty(old) {
+            filters = filters.with(old, value);
+        }
+    }
+    let limit = query.number::<i64>("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let options = ListOptions { all: query.flag("all"), limit, size: query.flag("size"), filters };
+    json(&context.engine.containers().list(options).await?)
+}
+
+pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
+    let mut body: CreateRequest = request.json().await?;
+    body.platform = request.query.text("platform").to_owned();
+    if body.config.image.is_empty() {
+        return Err(ApiError::invalid("no image was given: the member Image is missing or empty"));
+    }
+    let created = context.engine.containers().create(request.query.non_empty("name"), body).await?;
+    json_status(StatusCode::CREATED, &created)
+}
+
+pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
+    json(&context.engine.containers().inspect(request.id(), request.query.flag("size")).await?)
+}
+
+pub(super) async fn top(context: Arc<Context>, request: Request) -> Answer {
+    json(&context.engine.containers().top(request.id(), request.query.text("ps_args")).await?)
+}
+
+pub(super) async fn start(context: Arc<Context>, request: Request) -> Answer {
+    context.engine.containers().start(request.id()).await?;
+    Ok(no_content())
+}
+
+fn stop_options(request: &Request) -> Result<StopOptions, ApiError> {
+    Ok(StopOptions { signal: request.query.non_empty("signal"), timeout_s: request.query.number("t")? })
+}
+
+pub(super) async fn stop(context: Arc<Context>, request: Request) -> Answer {
+    context.engine.containers().stop(request.id(), stop_options(&request)?).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn restart(context: Arc<Context>, request: Request) -> Answer {
+    context.engine.containers().restart(request.id(), stop_options(&request)?).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn kill(context: Arc<Context>, request: Request) -> Answer {
+    let signal = request.query.non_empty("signal");
+    context.engine.containers().kill(request.id(), signal.as_deref()).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn pause(context: Arc<Context>, request: Request) -> Answer {
+    context.engine.containers().pause(request.id()).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn unpause(context: Arc<Context>, request: Request) -> Answer {
+    context.engine.containers().unpause(request.id()).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn rename(context: Arc<Context>, request: Request) -> Answer {
+    let name = request.query.text("name");
+    if name.is_empty() {
+        return Err(ApiError::invalid("Neither old nor new names may be empty"));
+    }
+    context.engine.containers().rename(request.id(), name).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn update(context: Arc<Context>, mut request: Request) -> Answer {
+    let body: UpdateRequest = request.json().await?;
+    json(&context.engine.containers().update(request.id(), body).await?)
+}
+
+/// Height and width of a terminal, as `resize` gives them.
+pub(super) fn terminal_size(request: &Request) -> Result<(u16, u16), ApiError> {
+    let size = |key: &str| {
+        let missing = || ApiError::invalid(format!("the parameter {key} (a number of characters) is missing"));
+        request.query.number(key)?.ok_or_else(missing)
+    };
+    Ok((size("h")?, size("w")?))
+}
+
+pub(super) async fn resize(context: Arc<Context>, request: Request) -> Answer {
+    let (height, width) = terminal_size(&request)?;
+    context.engine.containers().resize(request.id(), height, width).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
+    let query = &request.query;
+    let options = RemoveOptions { force: query.flag("force"), volumes: query.flag("v"), link: query.flag("link") };
+    context.engine.containers().remove(request.id(), options).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn prune(context: Arc<Context>, request: Request) -> Answer {
+    json(&context.engine.containers().prune(request.query.filters()?).await?)
+}

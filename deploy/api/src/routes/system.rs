@@ -1,0 +1,140 @@
+//! The daemon itself: ping, version, info, events.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+use shoal_engine::events::Delivery;
+use shoal_proto::error::Failure;
+
+use super::streams::json_line;
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::node::{LocalNodeState, LocalNodeStatus};
+use crate::request::Request;
+use crate::response::{self, Response, json as json_response};
+use crate::swarm;
+use crate::version::ApiVersion;
+
+type Answer = Result<Response, ApiError>;
+
+pub(super) async fn ping(context: Arc<Context>, _: Request) -> Answer {
+    let status = context.node.status().await;
+    let mut answer = response::text(StatusCode::OK, "OK");
+    let headers = answer.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    // No BuildKit: the classic builder, whose route tells that it is not available.
+    headers.insert("builder-version", HeaderValue::from_static("1"));
+    headers.insert("swarm", HeaderValue::from_static(swarm_header(&status)));
+    Ok(answer)
+}
+
+fn swarm_header(status: &LocalNodeStatus) -> &'static str {
+    match status.state {
+        LocalNodeState::Active if status.control_available => "active/manager",
+        LocalNodeState::Active => "active/worker",
+        other => other.as_str(),
+    }
+}
+
+pub(super) async fn version(context: Arc<Context>, _: Request) -> Answer {
+    let engine = context.engine.version();
+    let product = &context.version;
+    let (max, min) = (ApiVersion::MAX.to_string(), ApiVersion::MIN.to_string());
+    let (runtime, runtime_version) = &engine.runtime;
+    json_response(&json!({
+        "Platform": { "Name": "Shoal" },
+        "Components": [
+            {
+                "Name": "Engine",
+                "Version": product.version,
+                "Details": {
+                    "ApiVersion": max,
+                    "Arch": engine.arch,
+                    "BuildTime": product.build_time,
+                    "Experimental": "false",
+                    "GitCommit": product.git_commit,
+                    "GoVersion": "",
+                    "KernelVersion": engine.kernel_version,
+                    "MinAPIVersion": min,
+                    "Os": engine.os,
+                },
+            },
+            { "Name": runtime, "Version": runtime_version, "Details": { "GitCommit": "" } },
+        ],
+        "Version": product.version,
+        "ApiVersion": max,
+        "MinAPIVersion": min,
+        "GitCommit": product.git_commit,
+        "GoVersion": "",
+        "Os": engine.os,
+        "Arch": engine.arch,
+        "KernelVersion": engine.kernel_version,
+        "BuildTime": product.build_time,
+    }))
+}
+
+pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
+    let engine = serde_json::to_value(context.engine.info().await).map_err(|error| Failure::internal(&error))?;
+    let mut info = json!({
+        "SystemStatus": null,
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null", "overlay"],
+            "Authorization": null,
+            "Log": ["json-file", "none"],
+        },
+        "KernelMemory": false,
+        "BridgeNfIptables": true,
+        "BridgeNfIp6tables": true,
+        "IndexServerAddress": "",
+        "RegistryConfig": {
+            "AllowNondistributableArtifactsCIDRs": null,
+            "AllowNondistributableArtifactsHostnames": null,
+            "InsecureRegistryCIDRs": [],
+            "IndexConfigs": {},
+            "Mirrors": null,
+        },
+        "GenericResources": null,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "ExperimentalBuild": false,
+        "Isolation": "",
+        "ContainerdCommit": { "ID": "", "Expected": "" },
+        "RuncCommit": { "ID": "", "Expected": "" },
+        "InitCommit": { "ID": "", "Expected": "" },
+        "ProductLicense": "",
+        "CDISpecDirs": [],
+    });
+    if let (Value::Object(info), Value::Object(engine)) = (&mut info, engine) {
+        info.extend(engine);
+        info.insert("ServerVersion".to_owned(), json!(context.version.version));
+        info.insert("Debug".to_owned(), json!(context.debug));
+        info.insert("Swarm".to_owned(), swarm::info(&context).await);
+    }
+    json_response(&info)
+}
+
+pub(super) async fn events(context: Arc<Context>, request: Request) -> Answer {
+    let (since, until) = (request.query.instant("since")?, request.query.instant("until")?);
+    if let (Some(since), Some(until)) = (since, until)
+        && since > until
+    {
+        let (since, until) = (request.query.text("since"), request.query.text("until"));
+        return Err(ApiError::invalid(format!("`since` time ({since}) cannot be after `until` time ({until})")));
+    }
+    let events = context.engine.events().subscribe(since, until, request.query.filters()?)?;
+    let lines = events.filter_map(|delivery| async move {
+        match delivery {
+            Delivery::Event(event) => Some(json_line(&event)),
+            Delivery::Lost(count) => {
+                tracing::warn!(count, "a client reads events too slowly: some were not sent to it");
+                None
+            }
+        }
+    });
+    Ok(response::stream("application/json", lines))
+}

@@ -1,0 +1,221 @@
+//! The byte stream that hyper reads requests from and writes responses to.
+//!
+//! ## Design notes
+//! A client that closes its sending side may still want the answer (`printf … | nc -N`), and one that is gone must end
+//! its event stream. hyper can only be told to treat the end of input always as the one or always as the other. So it
+//! is told the latter, and this stream keeps the end of input from it while an answer is under way, unless the peer has
+//! closed both directions, which a unix socket tells (`POLLHUP`). TCP does not tell; there, as in dockerd, the end of
+//! input means that the client is gone, but for take-overs, whose end of input is the end of the container's input.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Sleep;
+
+use super::activity::Activity;
+use super::sniff::{self, Intent};
+
+/// How often a half-closed peer is asked whether it is gone altogether.
+const HANG_UP_CHECK: Duration = Duration::from_millis(500);
+
+/// A connection of any kind.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
+    /// After the end of input: is the peer gone? `None` when the kind of connection cannot tell.
+    fn is_gone(&self) -> Option<bool>;
+}
+
+impl Transport for UnixStream {
+    fn is_gone(&self) -> Option<bool> {
+        let mut fds = [PollFd::new(self, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).ok()?;
+        Some(fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
+    }
+}
+
+impl Transport for TcpStream {
+    fn is_gone(&self) -> Option<bool> {
+        None
+    }
+}
+
+impl Transport for tokio_rustls::server::TlsStream<TcpStream> {
+    fn is_gone(&self) -> Option<bool> {
+        None
+    }
+}
+
+/// See the module.
+pub(crate) struct ConnectionIo {
+    transport: Box<dyn Transport>,
+    activity: Arc<Activity>,
+    /// The first head, until it is complete.
+    head: Option<BytesMut>,
+    /// What was read for the head, to be given to hyper.
+    unread: Bytes,
+    /// Did the peer end its input?
+    ended: bool,
+    /// Does a handler have the connection, and was it told of that end?
+    taken_over: bool,
+    end_told: bool,
+    hang_up_check: Option<Pin<Box<Sleep>>>,
+    takes_over: bool,
+    /// The answer's head, when it has to be rewritten, until it is complete.
+    answer: Option<BytesMut>,
+    /// The rewritten head, to be sent.
+    unsent: Bytes,
+}
+
+impl ConnectionIo {
+    /// Wraps a fresh connection.
+    pub(crate) fn new(transport: Box<dyn Transport>, activity: Arc<Activity>) -> Self {
+        Self {
+            transport,
+            activity,
+            head: Some(BytesMut::new()),
+            unread: Bytes::new(),
+            ended: false,
+            taken_over: false,
+            end_told: false,
+            hang_up_check: None,
+            takes_over: false,
+            answer: None,
+            unsent: Bytes::new(),
+        }
+    }
+
+    /// hyper is done with the connection: what it had read ahead comes back. From now on the end of input is told once;
+    /// a read after it waits until the peer is gone altogether, and then fails.
+    pub(crate) fn take_over(&mut self, read_ahead: Bytes) {
+        self.taken_over = true;
+        if !read_ahead.is_empty() {
+            let mut unread = BytesMut::from(read_ahead.as_ref());
+            unread.extend_from_slice(&self.unread);
+            self.unread = unread.freeze();
+        }
+    }
+
+    /// Reads until the first head is complete, and adapts it.
+    fn poll_head(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(head) = &mut self.head {
+            let mut space = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut self.transport).poll_read(task, &mut buffer))?;
+            let data = buffer.filled();
+            head.extend_from_slice(data);
+            let complete = sniff::head_length(head);
+            if complete.is_none() && !data.is_empty() && head.len() < sniff::HEAD_LIMIT_BYTES {
+                continue;
+            }
+            self.ended = data.is_empty();
+            let mut all = std::mem::take(head);
+            self.head = None;
+            let Some(length) = complete else {
+                self.unread = all.freeze();
+                break;
+            };
+            let intent = sniff::intent(&all[..length]);
+            self.takes_over = intent != Intent::Plain;
+            if intent == Intent::RawTakeOver {
+                let first = all.split_to(length);
+                let mut adapted = BytesMut::from(sniff::with_upgrade(&first).as_ref());
+                adapted.extend_from_slice(&all);
+                all = adapted;
+                self.answer = Some(BytesMut::new());
+            }
+            self.unread = all.freeze();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The peer ended its input: may hyper know?
+    fn poll_end(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        if !self.taken_over && !self.activity.is_busy(task) {
+            return Poll::Ready(());
+        }
+        loop {
+            let gone = self.transport.is_gone();
+            if gone.unwrap_or(!self.takes_over) {
+                return Poll::Ready(());
+            }
+            if gone.is_none() {
+                return Poll::Pending;
+            }
+            let check = self.hang_up_check.get_or_insert_with(|| Box::pin(tokio::time::sleep(HANG_UP_CHECK)));
+            ready!(check.as_mut().poll(task));
+            self.hang_up_check = None;
+        }
+    }
+
+    fn poll_unsent(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut self.transport).poll_write(task, &self.unsent))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.advance(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for ConnectionIo {
+    fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_head(task))?;
+        if !this.unread.is_empty() {
+            let length = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.unread.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        if !this.ended {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.transport).poll_read(task, buffer))?;
+            if buffer.filled().len() > before || buffer.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            this.ended = true;
+        }
+        if this.taken_over && !this.end_told {
+            this.end_told = true;
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.poll_end(task));
+        if this.taken_over { Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl AsyncWrite for ConnectionIo {
+    fn poll_write(self: Pin<&mut Self>, task: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_unsent(task))?;
+        let Some(answer) = &mut this.answer else { return Pin::new(&mut this.transport).poll_write(task, data) };
+        answer.extend_from_slice(data);
+        if let Some(length) = sniff::head_length(answer) {
+            let mut out = BytesMut::from(sniff::downgrade(&answer[..length]).as_ref());
+            out.extend_from_slice(&answer[length..]);
+            this.answer = None;
+            this.unsent = out.freeze();
+        }
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_unsent(task))?;
+        Pin::new(&mut this.transport).poll_flush(task)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_unsent(task))?;
+        Pin::new(&mut this.transport).poll_shutdown(task)
+    }
+}

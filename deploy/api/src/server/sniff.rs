@@ -1,0 +1,113 @@
+//! Attach and exec for clients that do not ask for an upgrade.
+//!
+//! ## Design notes
+//! dockerd takes a connection over (attach, exec) whether or not the client sent `Upgrade: tcp`; to clients that did
+//! not it answers `200 OK` without a length. hyper hands a connection over only after a `101`. So the first head of a
+//! connection is looked at before hyper sees it: to a take-over without `Upgrade` that header is added, and in hyper's
+//! answer the `101` is turned into the `200` that such a client expects. Only the first request of a connection is
+//! treated so; on a later one the output is sent as an ordinary chunked body, and there is no input.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// No request head is longer than this (hyper's own limit is larger).
+pub(crate) const HEAD_LIMIT_BYTES: usize = 64 << 10;
+
+/// Where the head ends, its empty line included.
+pub(crate) fn head_length(data: &[u8]) -> Option<usize> {
+    data.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// What the first head of a connection asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// An ordinary request.
+    Plain,
+    /// To take the connection over, with an `Upgrade` header.
+    Upgrade,
+    /// To take the connection over, without saying so.
+    RawTakeOver,
+}
+
+/// Looks at a head.
+pub(crate) fn intent(head: &[u8]) -> Intent {
+    let Ok(text) = std::str::from_utf8(head) else { return Intent::Plain };
+    let mut lines = text.split("\r\n");
+    let mut words = lines.next().unwrap_or("").split(' ');
+    let (Some("POST"), Some(target)) = (words.next(), words.next()) else { return Intent::Plain };
+    let path = target.split('?').next().unwrap_or("");
+    let takes_over = (path.ends_with("/attach") && path.contains("/containers/"))
+        || (path.ends_with("/start") && path.contains("/exec/"));
+    if !takes_over {
+        return Intent::Plain;
+    }
+    let has_upgrade = lines.any(|line| line.split(':').next().is_some_and(|n| n.eq_ignore_ascii_case("upgrade")));
+    if has_upgrade { Intent::Upgrade } else { Intent::RawTakeOver }
+}
+
+/// The head with an `Upgrade` header.
+pub(crate) fn with_upgrade(head: &[u8]) -> Bytes {
+    let lines = head[..head.len() - 2].split(|byte| *byte == b'\n');
+    let mut out = BytesMut::with_capacity(head.len() + 64);
+    for line in lines.filter(|line| !line.is_empty()) {
+        if !line.to_ascii_lowercase().starts_with(b"connection:") {
+            out.put_slice(line);
+            out.put_u8(b'\n');
+        }
+    }
+    out.put_slice(b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
+    out.freeze()
+}
+
+/// A `101` head as the `200` without a length that old clients expect; any other head as it is.
+pub(crate) fn downgrade(head: &[u8]) -> Bytes {
+    if !head.starts_with(b"HTTP/1.1 101") {
+        return Bytes::copy_from_slice(head);
+    }
+    let text = String::from_utf8_lossy(head);
+    let mut out = String::from("HTTP/1.1 200 OK\r\n");
+    for line in text.split("\r\n").skip(1).filter(|line| !line.is_empty()) {
+        let name = line.split(':').next().unwrap_or("").to_ascii_lowercase();
+        if !matches!(name.as_str(), "connection" | "upgrade" | "content-length" | "transfer-encoding") {
+            out.push_str(line);
+            out.push_str("\r\n");
+        }
+    }
+    out.push_str("\r\n");
+    Bytes::from(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn take_overs_are_recognised() {
+        let plain = b"GET /v1.41/containers/json HTTP/1.1\r\nHost: d\r\n\r\n";
+        assert_eq!(intent(plain), Intent::Plain);
+        let start = b"POST /v1.41/containers/abc/start HTTP/1.1\r\nHost: d\r\n\r\n";
+        assert_eq!(intent(start), Intent::Plain);
+        let attach = b"POST /v1.41/containers/abc/attach?stream=1 HTTP/1.1\r\nHost: d\r\n\r\n";
+        assert_eq!(intent(attach), Intent::RawTakeOver);
+        let exec = b"POST /exec/abc/start HTTP/1.1\r\nHost: d\r\nupgrade: tcp\r\n\r\n";
+        assert_eq!(intent(exec), Intent::Upgrade);
+        assert_eq!(intent(b"\xff\xfe\r\n\r\n"), Intent::Plain);
+    }
+
+    #[test]
+    fn upgrade_is_added_and_nothing_else_changes() {
+        let head = b"POST /exec/a/start HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: 2\r\n\r\n";
+        assert_eq!(
+            with_upgrade(head).as_ref(),
+            b"POST /exec/a/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        );
+        assert_eq!(intent(&with_upgrade(head)), Intent::Upgrade);
+    }
+
+    #[test]
+    fn only_a_101_is_rewritten() {
+        let head = b"HTTP/1.1 101 UPGRADED\r\ncontent-type: x\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n";
+        assert_eq!(downgrade(head).as_ref(), b"HTTP/1.1 200 OK\r\ncontent-type: x\r\n\r\n");
+        let refusal = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n";
+        assert_eq!(downgrade(refusal).as_ref(), refusal);
+    }
+}

@@ -1,0 +1,174 @@
+//! The cluster's settings, and the bodies of `init` and `join`.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ipnet::Ipv4Net;
+use shoal_proto::object::Cluster;
+use shoal_proto::spec::{AddressPools, ClusterSpec, LogDriver, RaftSpec};
+
+use super::{duration, nanoseconds, node, not_offered, task};
+use crate::error::ApiError;
+use crate::node::{InitRequest, JoinRequest};
+use crate::swarm::model;
+
+/// Shorter heartbeats than this would be missed by healthy nodes under load.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// Settings as their user sent them. As in dockerd, what is left out or zero takes the value from `base`: the defaults
+/// for `init`, the current settings for `update`.
+pub(crate) fn cluster_spec(spec: model::ClusterSpec, base: &ClusterSpec) -> Result<ClusterSpec, ApiError> {
+    let ca = spec.ca_config;
+    if !ca.external_cas.is_empty() {
+        return Err(not_offered("CAConfig.ExternalCAs"));
+    }
+    if !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.is_empty() || ca.force_rotate != 0 {
+        return Err(not_offered(
+            "rotation of the cluster's root CA (CAConfig.SigningCACert, SigningCAKey, ForceRotate)",
+        ));
+    }
+    let heartbeat = duration("Dispatcher.HeartbeatPeriod", spec.dispatcher.heartbeat_period)?;
+    if !heartbeat.is_zero() && heartbeat < MIN_HEARTBEAT {
+        return Err(ApiError::invalid("Dispatcher.HeartbeatPeriod must be at least 100ms"));
+    }
+    let expiry = duration("CAConfig.NodeCertExpiry", ca.node_cert_expiry)?;
+    let history = match spec.orchestration.task_history_retention_limit {
+        None => base.task_history_limit,
+        Some(limit) => u64::try_from(limit)
+            .map_err(|_| ApiError::invalid("Orchestration.TaskHistoryRetentionLimit cannot be negative"))?,
+    };
+    let or_base = |given: Duration, base: Duration| if given.is_zero() { base } else { given };
+    Ok(ClusterSpec {
+        name: if spec.name.is_empty() { base.name.clone() } else { spec.name },
+        labels: if spec.labels.is_empty() { base.labels.clone() } else { spec.labels },
+        task_history_limit: history,
+        raft: raft(&spec.raft, &base.raft)?,
+        heartbeat_period: or_base(heartbeat, base.heartbeat_period),
+        node_cert_expiry: or_base(expiry, base.node_cert_expiry),
+        auto_lock_managers: spec.encryption_config.auto_lock_managers,
+        default_log_driver: spec
+            .task_defaults
+            .log_driver
+            .map(|driver| LogDriver { name: driver.name, options: driver.options }),
+    })
+}
+
+fn raft(raft: &model::Raft, base: &RaftSpec) -> Result<RaftSpec, ApiError> {
+    let tick = |member: &str, given: i64, base: u32| match given {
+        0 => Ok(base),
+        given => u32::try_from(given).map_err(|_| ApiError::invalid(format!("Raft.{member} cannot be negative"))),
+    };
+    let or_base = |given: u64, base: u64| if given == 0 { base } else { given };
+    Ok(RaftSpec {
+        snapshot_interval: or_base(raft.snapshot_interval, base.snapshot_interval),
+        keep_old_snapshots: raft.keep_old_snapshots.unwrap_or(base.keep_old_snapshots),
+        log_entries_for_slow_followers: or_base(
+            raft.log_entries_for_slow_followers,
+            base.log_entries_for_slow_followers,
+        ),
+        election_tick: tick("ElectionTick", raft.election_tick, base.election_tick)?,
+        heartbeat_tick: tick("HeartbeatTick", raft.heartbeat_tick, base.heartbeat_tick)?,
+    })
+}
+
+fn cluster_spec_json(spec: &ClusterSpec) -> model::ClusterSpec {
+    model::ClusterSpec {
+        name: spec.name.clone(),
+        labels: spec.labels.clone(),
+        orchestration: model::Orchestration {
+            task_history_retention_limit: i64::try_from(spec.task_history_limit).ok(),
+        },
+        raft: model::Raft {
+            snapshot_interval: spec.raft.snapshot_interval,
+            keep_old_snapshots: Some(spec.raft.keep_old_snapshots),
+            log_entries_for_slow_followers: spec.raft.log_entries_for_slow_followers,
+            election_tick: spec.raft.election_tick.into(),
+            heartbeat_tick: spec.raft.heartbeat_tick.into(),
+        },
+        dispatcher: model::Dispatcher { heartbeat_period: nanoseconds(spec.heartbeat_period) },
+        ca_config: model::CaConfig {
+            node_cert_expiry: nanoseconds(spec.node_cert_expiry),
+            ..model::CaConfig::default()
+        },
+        task_defaults: model::TaskDefaults { log_driver: spec.default_log_driver.as_ref().map(task::log_driver_json) },
+        encryption_config: model::EncryptionConfig { auto_lock_managers: spec.auto_lock_managers },
+    }
+}
+
+/// The cluster as the API shows it. `issuer` is subject and public key of the root certificate, DER.
+pub(crate) fn cluster_info(cluster: &Cluster, issuer: Option<(&[u8], &[u8])>) -> model::ClusterInfo {
+    let (subject, public_key) = issuer.unwrap_or_default();
+    model::ClusterInfo {
+        id: cluster.id.to_string(),
+        meta: (&cluster.meta).into(),
+        spec: cluster_spec_json(&cluster.spec),
+        tls_info: model::TlsInfo {
+            trust_root: cluster.root_ca.certificate_pem.clone(),
+            cert_issuer_subject: STANDARD.encode(subject),
+            cert_issuer_public_key: STANDARD.encode(public_key),
+        },
+        root_rotation_in_progress: false,
+        default_addr_pool: cluster.pools.pools.iter().map(ToString::to_string).collect(),
+        subnet_size: cluster.pools.subnet_size.into(),
+        data_path_port: cluster.pools.data_path_port.into(),
+    }
+}
+
+/// The body of `swarm init`.
+pub(crate) fn init_request(body: model::InitBody) -> Result<InitRequest, ApiError> {
+    let mut spec = cluster_spec(body.spec, &ClusterSpec::default())?;
+    spec.auto_lock_managers |= body.auto_lock_managers;
+    Ok(InitRequest {
+        listen_addr: body.listen_addr,
+        advertise_addr: body.advertise_addr,
+        data_path_addr: body.data_path_addr,
+        force_new_cluster: body.force_new_cluster,
+        availability: node::availability(&body.availability)?,
+        pools: pools(&body.default_addr_pool, body.subnet_size, body.data_path_port)?,
+        spec,
+    })
+}
+
+fn pools(pools: &[String], subnet_size: u32, data_path_port: u32) -> Result<AddressPools, ApiError> {
+    let defaults = AddressPools::default();
+    let given = pools
+        .iter()
+        .map(|text| {
+            text.parse::<Ipv4Net>().map_err(|_| {
+                ApiError::invalid(format!("invalid default address pool {text}: expected an IPv4 network"))
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let pools = if given.is_empty() { defaults.pools } else { given };
+    let subnet_size = if subnet_size == 0 { u32::from(defaults.subnet_size) } else { subnet_size };
+    let subnet_size = u8::try_from(subnet_size)
+        .ok()
+        .filter(|size| (8..=29).contains(size))
+        .ok_or_else(|| ApiError::invalid("the subnet size of address pools must be between 8 and 29"))?;
+    if let Some(small) = pools.iter().find(|pool| pool.prefix_len() > subnet_size) {
+        return Err(ApiError::invalid(format!("address pool {small} is smaller than a subnet of size /{subnet_size}")));
+    }
+    let data_path_port = match data_path_port {
+        0 => defaults.data_path_port,
+        port => u16::try_from(port).ok().filter(|port| (1024..=49151).contains(port)).ok_or_else(|| {
+            ApiError::invalid(format!("invalid port number {port}: the data path port must be between 1024 and 49151"))
+        })?,
+    };
+    Ok(AddressPools { pools, subnet_size, data_path_port })
+}
+
+/// The body of `swarm join`.
+pub(crate) fn join_request(body: model::JoinBody) -> Result<JoinRequest, ApiError> {
+    if body.remote_addrs.is_empty() {
+        return Err(ApiError::invalid("at least 1 RemoteAddr is required to join"));
+    }
+    Ok(JoinRequest {
+        listen_addr: body.listen_addr,
+        advertise_addr: body.advertise_addr,
+        data_path_addr: body.data_path_addr,
+        remote_addrs: body.remote_addrs,
+        join_token: body.join_token,
+        availability: node::availability(&body.availability)?,
+    })
+}
