@@ -1,1 +1,3 @@
-//! shoal-manager
+//! A Shoal manager.
+pub mod raft;
+pub mod seal;

@@ -1,0 +1,10 @@
+//! The replicated log under the store.
+
+pub mod log_store;
+pub mod snapshot_file;
+pub mod state;
+pub mod state_machine;
+pub mod types;
+
+#[cfg(test)]
+mod tests;
