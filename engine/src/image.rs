@@ -25,6 +25,8 @@ use crate::model::{
 };
 
 pub mod digest;
+pub mod layer;
+pub mod tar;
 
 pub use digest::Digest;
 

@@ -79,7 +79,12 @@ impl Snapshots {
     ///
     /// # Errors
     /// When a layer is missing or the disk fails.
-    pub fn prepare(&self, _container: &str, _layers: &[Digest], _options: PrepareOptions) -> Result<RootfsMount, Failure> {
+    pub fn prepare(
+        &self,
+        _container: &str,
+        _layers: &[Digest],
+        _options: PrepareOptions,
+    ) -> Result<RootfsMount, Failure> {
         Err(self.not_yet())
     }
 

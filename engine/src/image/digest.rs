@@ -86,9 +86,7 @@ impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        text.strip_prefix("sha256:")
-            .and_then(Self::from_hex)
-            .ok_or_else(|| InvalidDigest { text: text.to_owned() })
+        text.strip_prefix("sha256:").and_then(Self::from_hex).ok_or_else(|| InvalidDigest { text: text.to_owned() })
     }
 }
 
@@ -151,7 +149,8 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        for text in ["", "sha256:", "sha256:2CF2", "sha512:00", &"0".repeat(64), &format!("sha256:{}", "G".repeat(64))] {
+        for text in ["", "sha256:", "sha256:2CF2", "sha512:00", &"0".repeat(64), &format!("sha256:{}", "G".repeat(64))]
+        {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

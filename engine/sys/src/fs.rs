@@ -225,7 +225,10 @@ impl Directory {
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
         let handle = self.open_any(path, true)?;
         if metadata(&handle)?.kind != FileKind::File {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{} is not a regular file", path.display()),
+            ));
         }
         reopen(&handle)
     }
@@ -537,7 +540,11 @@ pub fn attributes(file: impl AsFd) -> io::Result<Vec<OsString>> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(list.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(|name| OsStr::from_bytes(name).to_owned()).collect())
+    Ok(list
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(|name| OsStr::from_bytes(name).to_owned())
+        .collect())
 }
 
 /// Copies the content of a file: shares its blocks where the file system can, keeps holes, never goes through us
