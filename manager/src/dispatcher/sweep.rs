@@ -116,3 +116,50 @@ impl Dispatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shoal_manager_core::change::{Change, Expect, Object};
+    use shoal_proto::object::{Node, NodeStatus};
+    use shoal_proto::time::Timestamp;
+
+    use super::*;
+
+    fn store(nodes: &[(u128, Option<u64>)]) -> Store {
+        let mut store = Store::new();
+        let changes: Vec<Change> = nodes
+            .iter()
+            .map(|(bits, session_manager)| {
+                let status =
+                    NodeStatus { state: NodeState::Ready, session_manager: *session_manager, ..NodeStatus::default() };
+                let node = Node { id: NodeId::from_bits(*bits), status, ..Node::default() };
+                Change::Put { object: Object::from(node), expect: Expect::Any }
+            })
+            .collect();
+        store.apply(1, Timestamp(1), &changes).expect("nodes");
+        store
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_manager_answers_for_its_own_and_the_leader_for_those_of_the_lost() {
+        let store = store(&[(1, Some(10)), (2, Some(10)), (3, Some(20)), (4, None)]);
+        let held = BTreeSet::from([NodeId::from_bits(1)]);
+        let mut missing = Missing::default();
+        let begin = Instant::now();
+        // A follower misses what it should hold, and nothing of others.
+        let seen = missing.step(&store, 10, &held, None, begin);
+        assert_eq!(seen.iter().map(|((node, _), _)| *node).collect::<Vec<_>>(), [NodeId::from_bits(2)]);
+        // The leader, which does not reach 20, also misses that one's node.
+        let later = begin + Duration::from_secs(1);
+        let reachable = BTreeSet::from([10]);
+        let mut seen = missing.step(&store, 10, &held, Some(&reachable), later);
+        seen.sort();
+        assert_eq!(seen, [((NodeId::from_bits(2), 10), begin), ((NodeId::from_bits(3), 20), later)]);
+        // Who comes back is forgotten, and begins anew the next time.
+        let held = BTreeSet::from([NodeId::from_bits(1), NodeId::from_bits(2)]);
+        let reachable = BTreeSet::from([10, 20]);
+        assert_eq!(missing.step(&store, 10, &held, Some(&reachable), later), []);
+    }
+}
