@@ -17,7 +17,7 @@ use shoal_proto::spec::{PortConfig, PublishMode};
 
 use crate::store::Store;
 
-pub(crate) use network::{allocate_networks, allocate_nodes, find_subnet};
+pub(crate) use network::{allocate_networks, allocate_nodes, find_subnet, overlapping};
 pub(crate) use service::{allocate_service, incomplete_reason};
 pub(crate) use task::allocate_tasks;
 

@@ -84,6 +84,9 @@ fn take(free: &mut ResourceAmount, reserved: &ResourceAmount) -> bool {
 
 /// Gives up the tasks of a node that was removed or has been gone for a day.
 pub(crate) fn orphan(draft: &mut Draft<'_>, id: NodeId) {
+    if draft.store.tasks_of_node(id).all(|task| task.status.state.is_terminal()) {
+        return;
+    }
     let node = draft.store.node(id).cloned();
     let reason = match &node {
         None => "its node was removed",
@@ -97,8 +100,7 @@ pub(crate) fn orphan(draft: &mut Draft<'_>, id: NodeId) {
             "its node has been gone for 24 hours"
         }
     };
-    for status in orphans(draft, id, reason) {
-        let (task, status) = status;
+    for (task, status) in orphans(draft, id, reason) {
         draft.set_status(task, status);
     }
 }

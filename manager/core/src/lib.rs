@@ -7,9 +7,18 @@
 //! [`reconcile::Planner`] on the leader plans what follows from them (tasks, addresses, nodes), which is committed the
 //! same way, and [`dispatch::Hub`] tells each node what concerns it.
 
+mod allocator;
 pub mod change;
+pub mod constraint;
 pub mod control;
 pub mod dispatch;
+mod draft;
+mod enforcer;
+mod orchestrator;
+mod reaper;
 pub mod reconcile;
+mod restart;
+mod scheduler;
 pub mod store;
+mod update;
 pub mod validate;

@@ -25,10 +25,10 @@ fn delete(draft: &mut Draft<'_>, task: &Task) {
 /// Deletes the tasks of a slot that nobody needs to see any more: those to be removed, those that never got anywhere,
 /// and the oldest beyond the history limit, which counts all tasks of the slot, as Swarm's does.
 pub(crate) fn reap_slot(draft: &mut Draft<'_>, service: &Service, key: SlotKey, slot: &[Arc<Task>]) {
-    let limit = draft.store.cluster().map_or_else(
-        || ClusterSpec::default().task_history_limit,
-        |cluster| cluster.spec.task_history_limit,
-    );
+    let limit = draft
+        .store
+        .cluster()
+        .map_or_else(|| ClusterSpec::default().task_history_limit, |cluster| cluster.spec.task_history_limit);
     let node_is_gone = key.node.is_some_and(|node| draft.store.node(node).is_none());
     let mut kept = slot.len() as u64;
     let mut history: Vec<&Arc<Task>> = Vec::new();
@@ -63,10 +63,10 @@ pub(crate) fn finish_deletion(draft: &mut Draft<'_>, id: ServiceId) {
     let tasks: Vec<Arc<Task>> = draft.store.tasks_of_service(id).cloned().collect();
     let mut left = false;
     for task in &tasks {
-        draft.set_desired(task, TaskState::Remove);
         if task.status.state.is_terminal() || task.status.state < TaskState::Assigned {
             delete(draft, task);
         } else {
+            draft.set_desired(task, TaskState::Remove);
             left = true;
         }
     }

@@ -1,13 +1,25 @@
 //! From wanted to done: the pipeline of all planners, and the cursor that a leader keeps.
+//!
+//! ## Design notes
+//! All planners work on one scratch copy of the store, one after the other, so that one pass takes a new service to
+//! tasks with addresses and nodes. What is removed or given up comes first. A plan that was applied leaves nothing to
+//! plan: the next pass over everything is empty (until time passes), and a property test holds the planners to it.
+
+mod batch;
+mod dirty;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use shoal_proto::id::{IdSource, NetworkId, NodeId, ServiceId, TaskId};
+use shoal_proto::spec::ServiceMode;
 use shoal_proto::time::Timestamp;
 
 use crate::change::Change;
-use crate::store::{Event, Store};
+use crate::draft::Draft;
+use crate::store::Store;
+use crate::{allocator, enforcer, orchestrator, reaper, scheduler};
 
 /// Ports that the allocator gives to services that name none.
 pub const AUTOMATIC_PORTS: RangeInclusive<u16> = 30_000..=32_767;
@@ -97,21 +109,94 @@ impl Plan {
 
     /// The changes in batches that fit one raft entry: at most 2,000 changes and about 1.5 MiB each.
     pub fn into_batches(self) -> Vec<Vec<Change>> {
-        vec![self.changes]
+        batch::cut(self.changes)
     }
 }
 
-/// One pass of all planners over a snapshot.
+/// One pass of all planners over a snapshot. The entry that carries the changes must not be older than `now`.
 pub fn plan_all(store: &Store, dirty: &Dirty, now: Timestamp, ids: &mut dyn IdSource) -> Plan {
-    let _ = (store, dirty, now, ids);
-    Plan::default()
+    let mut draft = Draft::new(store, now, ids);
+    let mut dirty = dirty.clone();
+    if dirty.everything {
+        dirty.widen(store);
+    }
+    for node in &dirty.nodes {
+        enforcer::orphan(&mut draft, *node);
+    }
+    let networks: Vec<NetworkId> = dirty.networks.iter().copied().collect();
+    allocator::allocate_networks(&mut draft, &networks);
+    for service in &dirty.services {
+        allocator::allocate_service(&mut draft, *service);
+    }
+    let nodes: Vec<NodeId> = nodes_for_ingress(store, &dirty);
+    allocator::allocate_nodes(&mut draft, &nodes);
+    for node in &dirty.nodes {
+        enforcer::enforce(&mut draft, *node);
+    }
+    orchestrate(&mut draft, &mut dirty);
+    place(&mut draft, &dirty);
+    reaper::delete_networks(&mut draft, &networks_to_delete(store, &dirty));
+    draft.finish()
 }
+
+/// Which nodes may lack an address on the routing mesh, or have one too many.
+fn nodes_for_ingress(store: &Store, dirty: &Dirty) -> Vec<NodeId> {
+    let publishes = |id: &ServiceId| store.service(*id).is_some_and(|service| !service.spec.endpoint.ports.is_empty());
+    if !dirty.networks.is_empty() || dirty.services.iter().any(publishes) {
+        store.nodes().map(|node| node.id).collect()
+    } else {
+        dirty.nodes.iter().copied().collect()
+    }
+}
+
+fn networks_to_delete(store: &Store, dirty: &Dirty) -> Vec<NetworkId> {
+    if dirty.networks.is_empty() && dirty.services.is_empty() && !dirty.capacity {
+        return Vec::new();
+    }
+    store.networks().filter(|network| network.pending_delete).map(|network| network.id).collect()
+}
+
+/// Looks at services, then at the single slots that are left.
+fn orchestrate(draft: &mut Draft<'_>, dirty: &mut Dirty) {
+    for node in &dirty.nodes {
+        dirty.slots.extend(draft.store.tasks_of_node(*node).map(|task| orchestrator::slot_key(task)));
+        let global = draft.store.services().filter(|service| service.spec.mode == ServiceMode::Global);
+        dirty.slots.extend(global.map(|service| SlotKey { service: service.id, slot: 0, node: Some(*node) }));
+    }
+    for service in &dirty.services {
+        orchestrator::reconcile_service(draft, *service);
+        dirty.groups.insert(*service);
+    }
+    for key in &dirty.slots {
+        if !dirty.services.contains(&key.service) {
+            orchestrator::reconcile_slot(draft, *key);
+            dirty.groups.insert(key.service);
+        }
+    }
+}
+
+/// Gives addresses and nodes to the tasks that wait for them.
+fn place(draft: &mut Draft<'_>, dirty: &Dirty) {
+    let mut groups: Vec<ServiceId> = dirty.groups.iter().copied().collect();
+    if dirty.capacity || dirty.everything {
+        groups = draft.store.tasks_unassigned().map(|(service, _, _)| service).collect();
+        groups.dedup();
+    }
+    for service in &groups {
+        allocator::allocate_tasks(draft, *service);
+    }
+    scheduler::schedule(draft, &groups);
+}
+
+/// A pass over everything at least this often, should a cause of work have been overlooked.
+const FULL_PASS_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The cursor of a leader: what it has planned for already, and when to look again. Made anew at each election;
 /// everything that must outlive it is in the store.
 #[derive(Debug, Default)]
 pub struct Planner {
     seen: Option<u64>,
+    full_at: Timestamp,
     timers: BTreeMap<Due, Timestamp>,
 }
 
@@ -122,10 +207,36 @@ impl Planner {
     }
 
     /// Plans for what changed since the last call, and for what became due. The changes are to be committed before
-    /// the next call, with the store that they were applied to.
+    /// the next call, which gets the store that they were applied to; when one batch is refused, drop the rest and
+    /// call [`Planner::reset`].
     pub fn plan(&mut self, store: &Store, now: Timestamp, ids: &mut dyn IdSource) -> Plan {
+        let dirty = self.dirty(store, now);
         self.seen = Some(store.version());
-        plan_all(store, &Dirty::all(), now, ids)
+        if dirty.is_empty() {
+            return Plan::default();
+        }
+        if dirty.everything {
+            self.timers.clear();
+            self.full_at = now;
+        }
+        let plan = plan_all(store, &dirty, now, ids);
+        self.timers.extend(plan.timers.iter().map(|(due, at)| (*due, *at)));
+        plan
+    }
+
+    fn dirty(&mut self, store: &Store, now: Timestamp) -> Dirty {
+        let events = self.seen.and_then(|seen| store.changes_since(seen));
+        let Some(events) = events.filter(|_| now.since(self.full_at) < FULL_PASS_INTERVAL) else {
+            return Dirty::all();
+        };
+        let mut dirty = Dirty::of(store, &events);
+        self.timers.retain(|due, at| {
+            if *at <= now {
+                dirty.add(*due);
+            }
+            *at > now
+        });
+        dirty
     }
 
     /// To be called when a batch of the last plan was refused: the next pass looks at everything.
@@ -136,13 +247,5 @@ impl Planner {
     /// The next instant at which [`Planner::plan`] is to be called though nothing changed.
     pub fn wake_at(&self) -> Option<Timestamp> {
         self.timers.values().min().copied()
-    }
-}
-
-impl Dirty {
-    /// What these events make worth a look.
-    pub fn of(store: &Store, events: &[Event]) -> Self {
-        let _ = store;
-        if events.is_empty() { Self::default() } else { Self::all() }
     }
 }

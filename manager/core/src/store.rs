@@ -25,6 +25,7 @@ use shoal_proto::spec::Protocol;
 pub use address::AddressSpace;
 pub use apply::Applied;
 pub use index::{NodeUsage, PlacementCount};
+pub(crate) use index::{host_ports, ingress_ports};
 pub use log::Event;
 pub use snapshot::{Restore, RestoreError, SnapshotChunks};
 

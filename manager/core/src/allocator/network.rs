@@ -33,7 +33,7 @@ pub(crate) fn allocate_networks(draft: &mut Draft<'_>, networks: &[NetworkId]) {
 fn allocate(store: &Store, network: &Network) -> Result<NetworkAllocation, String> {
     let wanted = network.spec.ipam.iter().find_map(|ipam| ipam.subnet);
     let subnet = match wanted {
-        Some(subnet) => match overlapping(store, subnet.trunc()) {
+        Some(subnet) => match overlapping(store, subnet.trunc(), Some(network.id)) {
             None => subnet.trunc(),
             Some(other) => {
                 return Err(format!("network {}: subnet {subnet} overlaps with network {other}", network.spec.name));
@@ -47,16 +47,17 @@ fn allocate(store: &Store, network: &Network) -> Result<NetworkAllocation, Strin
     Ok(NetworkAllocation { subnet, gateway, vni })
 }
 
-/// Name of a network whose subnet overlaps with this one.
-pub(crate) fn overlapping(store: &Store, subnet: Ipv4Net) -> Option<String> {
+/// Name of a network (but for `except`) whose subnet overlaps with this one.
+pub(crate) fn overlapping(store: &Store, subnet: Ipv4Net, except: Option<NetworkId>) -> Option<String> {
     let overlaps = |other: &Network| {
         let taken = other.allocation.as_ref().map(|allocation| allocation.subnet);
         let asked = other.spec.ipam.iter().filter_map(|ipam| ipam.subnet);
-        taken.into_iter().chain(asked).any(|other| {
-            other.network() <= subnet.broadcast() && subnet.network() <= other.broadcast()
-        })
+        taken
+            .into_iter()
+            .chain(asked)
+            .any(|other| other.network() <= subnet.broadcast() && subnet.network() <= other.broadcast())
     };
-    store.networks().find(|other| overlaps(other)).map(|other| other.spec.name.clone())
+    store.networks().find(|other| Some(other.id) != except && overlaps(other)).map(|other| other.spec.name.clone())
 }
 
 /// The next free subnet of the cluster's pools, searched round-robin from the last one handed out.

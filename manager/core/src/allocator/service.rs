@@ -76,7 +76,8 @@ fn wanted_networks(store: &Store, service: &Service) -> Vec<NetworkId> {
     if service.spec.endpoint.mode == EndpointMode::Dnsrr {
         return Vec::new();
     }
-    let ingress = usable_ingress(store).filter(|_| uses_ingress(&service.spec.endpoint.ports)).map(|network| network.id);
+    let ingress =
+        usable_ingress(store).filter(|_| uses_ingress(&service.spec.endpoint.ports)).map(|network| network.id);
     let mut wanted: Vec<NetworkId> = ingress.into_iter().collect();
     for attachment in &service.spec.task.networks {
         if store.network(attachment.target).is_some_and(|network| is_managed(network))
@@ -102,13 +103,15 @@ fn wanted_ports(store: &Store, service: &Service, reasons: &mut Vec<String>) -> 
             chosen.push(wanted.clone());
             continue;
         }
-        let taken = |port: &PortConfig| chosen.iter().any(|c| (c.protocol, c.published) == (port.protocol, port.published));
+        let taken =
+            |port: &PortConfig| chosen.iter().any(|c| (c.protocol, c.published) == (port.protocol, port.published));
         let known = service.endpoint.ports.iter().find(|port| {
             let same = (&port.name, port.protocol, port.target, port.mode)
                 == (&wanted.name, wanted.protocol, wanted.target, wanted.mode);
             same && AUTOMATIC_PORTS.contains(&port.published) && !taken(port)
         });
-        let published = known.map(|port| port.published).or_else(|| find_port(store, service, wanted.protocol, &chosen));
+        let published =
+            known.map(|port| port.published).or_else(|| find_port(store, service, wanted.protocol, &chosen));
         match published {
             Some(published) => chosen.push(PortConfig { published, ..wanted.clone() }),
             None => reasons.push(no_port_left()),

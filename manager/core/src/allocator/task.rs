@@ -24,8 +24,9 @@ pub(crate) fn allocate_tasks(draft: &mut Draft<'_>, service: ServiceId) {
         if task.status.state != TaskState::New {
             continue;
         }
-        let reason = incomplete
-            .get_or_insert_with(|| draft.store.service(service).and_then(|known| incomplete_reason(&draft.store, known)));
+        let reason = incomplete.get_or_insert_with(|| {
+            draft.store.service(service).and_then(|known| incomplete_reason(&draft.store, known))
+        });
         let allocated = match reason {
             Some(reason) => Err(reason.clone()),
             None => allocate(&draft.store, &task, &mut full),

@@ -35,10 +35,8 @@ impl Freshness {
         if task.spec_version == service.spec_version {
             return false;
         }
-        let difference = *self
-            .known
-            .entry(Arc::as_ptr(&task.spec))
-            .or_insert_with(|| difference(&task.spec, &service.spec.task));
+        let difference =
+            *self.known.entry(Arc::as_ptr(&task.spec)).or_insert_with(|| difference(&task.spec, &service.spec.task));
         if difference == Difference::Substantial
             || task.endpoint_mode != service.spec.endpoint.mode
             || task.ports != service.endpoint.ports

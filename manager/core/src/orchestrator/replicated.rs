@@ -42,7 +42,10 @@ fn surplus(filled: &BTreeMap<SlotKey, &Slot>, replicas: u64) -> Vec<SlotKey> {
     let mut order: Vec<(bool, u64, SlotKey)> = Vec::with_capacity(filled.len());
     for running in [true, false] {
         for (key, slot) in filled {
-            let best = slot.iter().filter(|task| is_runnable(task)).max_by_key(|task| task.status.state.min(TaskState::Running));
+            let best = slot
+                .iter()
+                .filter(|task| is_runnable(task))
+                .max_by_key(|task| task.status.state.min(TaskState::Running));
             let runs = best.is_some_and(|task| task.status.state == TaskState::Running);
             if runs != running {
                 continue;
