@@ -1,0 +1,192 @@
+//! The top level of the command line.
+
+use clap::{Command, Parser, Subcommand};
+
+use super::container::{ContainerArgs, ContainerCommand, exec, lifecycle, list, run, stats, view};
+use super::context::Context;
+use super::payload::{Kind, PayloadArgs};
+use super::{completion, image, network, node, service, swarm, system, volume};
+
+/// A container platform: one daemon on every machine, from `run` on one to services on many
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version, disable_help_subcommand = true, infer_long_args = false, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Daemon to speak to, as in unix:///run/shoal/shoal.sock or tcp://10.0.0.1:2375 [env: SHOAL_HOST, DOCKER_HOST]
+    #[arg(short = 'H', long)]
+    host: Option<String>,
+    #[command(subcommand)]
+    command: TopCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TopCommand {
+    Attach(run::AttachArgs),
+    Completion(completion::CompletionArgs),
+    /// Manage configs: files that services read
+    #[command(
+        after_help = "Example:\n  shoal config create site nginx.conf\n  shoal service create --config source=site,target=/etc/nginx/nginx.conf nginx"
+    )]
+    Config(PayloadArgs),
+    Container(ContainerArgs),
+    Create(Box<run::CreateArgs>),
+    Events(system::EventsArgs),
+    Exec(exec::ExecArgs),
+    History(image::HistoryArgs),
+    Image(image::ImageArgs),
+    Images(image::ListArgs),
+    Import(image::ImportArgs),
+    Info(system::InfoArgs),
+    Inspect(system::InspectArgs),
+    Kill(lifecycle::KillArgs),
+    Lab(crate::lab::LabArgs),
+    Load(image::LoadArgs),
+    Logs(view::LogsArgs),
+    Network(network::NetworkArgs),
+    Node(node::NodeArgs),
+    /// Pause all processes within one or more containers
+    Pause(lifecycle::NamesArgs),
+    Port(view::PortArgs),
+    Ps(list::ListArgs),
+    Rename(lifecycle::RenameArgs),
+    /// Restart one or more containers
+    Restart(lifecycle::StopArgs),
+    Rm(lifecycle::RmArgs),
+    Rmi(image::RmArgs),
+    Run(Box<run::RunArgs>),
+    Save(image::SaveArgs),
+    /// Manage secrets: files that only the services see that use them
+    #[command(
+        after_help = "Example:\n  printf 's3cret' | shoal secret create db-password -\n  shoal service create --secret db-password web"
+    )]
+    Secret(PayloadArgs),
+    Service(service::ServiceArgs),
+    Start(run::StartArgs),
+    Stats(stats::StatsArgs),
+    Stop(lifecycle::StopArgs),
+    Swarm(swarm::SwarmArgs),
+    System(system::SystemArgs),
+    Tag(image::TagArgs),
+    Top(view::TopArgs),
+    /// Unpause all processes within one or more containers
+    Unpause(lifecycle::NamesArgs),
+    Update(lifecycle::UpdateArgs),
+    Version(system::VersionArgs),
+    Volume(volume::VolumeArgs),
+    /// Block until one or more containers stop, then print their exit codes
+    Wait(lifecycle::NamesArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let context = Context::new(self.host.as_deref())?;
+        let context = &context;
+        match self.command {
+            TopCommand::Completion(args) => args.run(),
+            TopCommand::Config(args) => args.run(context, Kind::Config).await,
+            TopCommand::Secret(args) => args.run(context, Kind::Secret).await,
+            TopCommand::Container(args) => args.run(context).await,
+            TopCommand::Events(args) => args.run(context).await,
+            TopCommand::History(args) => args.run(context).await,
+            TopCommand::Image(args) => args.run(context).await,
+            TopCommand::Images(args) => args.run(context).await,
+            TopCommand::Import(args) => args.run(context).await,
+            TopCommand::Info(args) => args.run(context).await,
+            TopCommand::Inspect(args) => args.run(context).await,
+            TopCommand::Lab(args) => args.run().await,
+            TopCommand::Load(args) => args.run(context).await,
+            TopCommand::Network(args) => args.run(context).await,
+            TopCommand::Node(args) => args.run(context).await,
+            TopCommand::Rmi(args) => args.run(context).await,
+            TopCommand::Save(args) => args.run(context).await,
+            TopCommand::Service(args) => args.run(context).await,
+            TopCommand::Swarm(args) => args.run(context).await,
+            TopCommand::System(args) => args.run(context).await,
+            TopCommand::Tag(args) => args.run(context).await,
+            TopCommand::Version(args) => args.run(context).await,
+            TopCommand::Volume(args) => args.run(context).await,
+            command => command.on_container().run(context).await,
+        }
+    }
+}
+
+impl TopCommand {
+    /// The command below `container` that a top-level command stands for.
+    fn on_container(self) -> ContainerCommand {
+        match self {
+            Self::Attach(args) => ContainerCommand::Attach(args),
+            Self::Create(args) => ContainerCommand::Create(args),
+            Self::Exec(args) => ContainerCommand::Exec(args),
+            Self::Kill(args) => ContainerCommand::Kill(args),
+            Self::Logs(args) => ContainerCommand::Logs(args),
+            Self::Pause(args) => ContainerCommand::Pause(args),
+            Self::Port(args) => ContainerCommand::Port(args),
+            Self::Ps(args) => ContainerCommand::Ls(args),
+            Self::Rename(args) => ContainerCommand::Rename(args),
+            Self::Restart(args) => ContainerCommand::Restart(args),
+            Self::Rm(args) => ContainerCommand::Rm(args),
+            Self::Run(args) => ContainerCommand::Run(args),
+            Self::Start(args) => ContainerCommand::Start(args),
+            Self::Stats(args) => ContainerCommand::Stats(args),
+            Self::Stop(args) => ContainerCommand::Stop(args),
+            Self::Top(args) => ContainerCommand::Top(args),
+            Self::Unpause(args) => ContainerCommand::Unpause(args),
+            Self::Update(args) => ContainerCommand::Update(args),
+            Self::Wait(args) => ContainerCommand::Wait(args),
+            other => unreachable!("{other:?} is run above"),
+        }
+    }
+}
+
+/// What the overview shows, by what people want to do.
+const OVERVIEW: [(&str, &[&str]); 5] = [
+    ("Cluster", &["swarm", "node", "service", "secret", "config"]),
+    (
+        "Containers",
+        &[
+            "run",
+            "ps",
+            "exec",
+            "logs",
+            "attach",
+            "start",
+            "stop",
+            "restart",
+            "kill",
+            "rm",
+            "stats",
+            "top",
+            "inspect",
+            "container",
+        ],
+    ),
+    ("Images, networks, volumes", &["image", "images", "load", "import", "save", "tag", "rmi", "network", "volume"]),
+    ("This daemon", &["daemon", "info", "version", "events", "system"]),
+    ("More", &["lab", "completion"]),
+];
+
+/// Replaces the flat list of commands in the top-level help by a grouped one.
+pub(super) fn with_overview(command: Command) -> Command {
+    let mut text = String::from(
+        "A container platform: one daemon on every machine, from `run` on one to services on many.\n\nUsage: shoal [-H HOST] COMMAND\n",
+    );
+    for (title, names) in OVERVIEW {
+        text.push_str(&format!("\n{title}:\n"));
+        for name in names {
+            let about = command.find_subcommand(name).and_then(Command::get_about).map(ToString::to_string);
+            if let Some(about) = about {
+                text.push_str(&format!("  {name:<12} {about}\n"));
+            }
+        }
+    }
+    text.push_str(
+        "\nAlso: create, history, pause, unpause, port, rename, update, wait, as 'shoal container' and 'shoal image' have them.\n\n\
+         Options:\n  -H, --host <HOST>  Daemon to speak to [env: SHOAL_HOST, DOCKER_HOST] [default: unix:///run/shoal/shoal.sock]\n  \
+         -h, --help         Print help\n  -V, --version      Print version\n\n\
+         First steps:\n  shoal lab up                                          five nodes on this machine, in network namespaces\n  \
+         shoal swarm init --advertise-addr 192.0.2.1           a cluster of this machine; others join it\n  \
+         shoal service create --name web --replicas 3 -p 8080:80 web:1\n  \
+         shoal service ps web\n\nRun 'shoal COMMAND --help' for more information on a command, with an example.\n",
+    );
+    command.override_help(text)
+}

@@ -1,0 +1,91 @@
+//! The daemon's own files: the lock on its data folder and the pidfile.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// Holds a data folder for one daemon. The kernel gives it up when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct DataLock {
+    _file: File,
+}
+
+impl DataLock {
+    /// Makes the folder if it is missing, and takes it.
+    pub(crate) fn take(data_root: &Path) -> anyhow::Result<Self> {
+        // Others may pass through to what is theirs (bind-mounted volumes), but not look around.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(data_root)
+            .with_context(|| format!("cannot make the data folder {}", data_root.display()))?;
+        let path = data_root.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            bail!("the data folder {} is in use by another daemon", data_root.display());
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+/// The pidfile: removed when the daemon stops in order.
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Writes it; refuses when it names a process that lives.
+    pub(crate) fn write(path: &Path) -> anyhow::Result<Self> {
+        if let Some(pid) = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok())
+            && pid != std::process::id()
+            && Path::new(&format!("/proc/{pid}")).exists()
+        {
+            bail!("process {pid} is running and {} is its pidfile: stop it, or name another with --pidfile", path.display());
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let mut file = File::create(path).with_context(|| format!("cannot write the pidfile {}", path.display()))?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Self { path: path.to_owned() })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // A pidfile that outlives its process is found stale at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_daemon_a_data_folder_and_a_pidfile() {
+        let folder = std::env::temp_dir().join(format!("shoal-files-{}", std::process::id()));
+        let lock = DataLock::take(&folder).expect("first");
+        assert!(DataLock::take(&folder).is_err());
+        drop(lock);
+        assert!(DataLock::take(&folder).is_ok());
+        let path = folder.join("pid");
+        std::fs::write(&path, "1").expect("write");
+        assert!(PidFile::write(&path).is_err(), "process 1 lives");
+        std::fs::write(&path, "nonsense").expect("write");
+        drop(PidFile::write(&path).expect("stale"));
+        assert!(!path.exists());
+        std::fs::remove_dir_all(folder).expect("remove");
+    }
+}

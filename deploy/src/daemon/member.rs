@@ -1,0 +1,326 @@
+//! A node that is in a cluster: its agent, its manager if it is one, and the changes between the two roles.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use shoal_agent::{Agent, AgentHandle, AgentOptions, SessionInfo};
+use shoal_engine::Engine;
+use shoal_kit::backoff::Backoff;
+use shoal_kit::ca_client;
+use shoal_kit::clock::Clock;
+use shoal_kit::entropy::Entropy;
+use shoal_kit::identity::NodeIdentity;
+use shoal_kit::tls::{DialOptions, lazy_channel};
+use shoal_manager::{Bootstrap, Manager, ManagerHandle, ManagerOptions};
+use shoal_proto::error::{Failure, chain};
+use shoal_proto::id::NodeId;
+use shoal_proto::spec::NodeRole;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::executor::EngineExecutor;
+use super::node::NodeFile;
+
+/// What a member is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberOptions {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) engine: Engine,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Entropy,
+}
+
+/// The member. Its parts run until [`Member::stop`].
+#[derive(Debug)]
+pub(crate) struct Member {
+    core: Arc<Core>,
+    agent: AgentHandle,
+    tracker: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Core {
+    options: MemberOptions,
+    identity: Arc<NodeIdentity>,
+    file: Mutex<NodeFile>,
+    manager: RwLock<Option<Manager>>,
+    stop: CancellationToken,
+}
+
+impl Member {
+    /// The first manager of a new cluster.
+    pub(crate) async fn first(options: MemberOptions, bootstrap: Bootstrap, file: NodeFile) -> Result<Self, Failure> {
+        file.write(&options.data_dir)?;
+        let directory = NodeIdentity::directory(&options.data_dir);
+        let (identity, manager) =
+            Manager::bootstrap(&directory, |identity| manager_options(&options, identity, &file), bootstrap).await?;
+        Ok(Self::start(options, identity, file, Some(manager)))
+    }
+
+    /// A node whose certificate was just issued.
+    pub(crate) async fn joined(
+        options: MemberOptions,
+        identity: Arc<NodeIdentity>,
+        file: NodeFile,
+    ) -> Result<Self, Failure> {
+        let manager = match identity.role() {
+            NodeRole::Manager => {
+                Some(Manager::join(manager_options(&options, Arc::clone(&identity), &file), &file.managers).await?)
+            }
+            NodeRole::Worker => None,
+        };
+        let member = Self::start(options, identity, file, manager);
+        member.wait_for_session().await?;
+        Ok(member)
+    }
+
+    /// A member that was one before this process.
+    pub(crate) async fn restart(
+        options: MemberOptions,
+        identity: Arc<NodeIdentity>,
+        file: NodeFile,
+    ) -> Result<Self, Failure> {
+        let manager = match identity.role() {
+            NodeRole::Manager => {
+                Some(Manager::start(manager_options(&options, Arc::clone(&identity), &file), &file.managers).await?)
+            }
+            NodeRole::Worker => None,
+        };
+        Ok(Self::start(options, identity, file, manager))
+    }
+
+    fn start(
+        options: MemberOptions,
+        identity: Arc<NodeIdentity>,
+        file: NodeFile,
+        manager: Option<Manager>,
+    ) -> Self {
+        let executor = EngineExecutor::new(
+            options.engine.clone(),
+            Arc::clone(&identity),
+            file.data_path_addr,
+            file.data_path_port,
+        );
+        let dialer_identity = Arc::clone(&identity);
+        let agent_options = AgentOptions {
+            dialer: Arc::new(move |addr| {
+                let options = DialOptions {
+                    connect_timeout: Duration::from_secs(2),
+                    keepalive_interval: Duration::from_secs(1),
+                    keepalive_timeout: Duration::from_secs(2),
+                    ..DialOptions::default()
+                };
+                lazy_channel(&dialer_identity, addr, options).map_err(|error| Failure::unavailable(chain(&error)))
+            }),
+            managers: file.managers.clone(),
+            clock: Arc::clone(&options.clock),
+            entropy: options.entropy.clone(),
+        };
+        let (agent, handle) = Agent::new(agent_options, Arc::new(executor));
+        let stop = CancellationToken::new();
+        let core = Arc::new(Core {
+            identity: Arc::clone(&identity),
+            file: Mutex::new(file),
+            manager: RwLock::new(manager),
+            stop: stop.clone(),
+            options: options.clone(),
+        });
+        let tracker = TaskTracker::new();
+        tracker.spawn(agent.run(stop.clone()));
+        tracker.spawn(supervise(Arc::clone(&core), handle.clone()));
+        let remotes = Arc::clone(&core);
+        let renewal =
+            ca_client::keep_renewed(identity, move || remotes.managers(), options.entropy.clone(), stop.clone());
+        tracker.spawn(renewal);
+        Self { core, agent: handle, tracker }
+    }
+
+    /// A join is done when a manager has accepted the node's session.
+    async fn wait_for_session(&self) -> Result<(), Failure> {
+        let mut session = self.agent.session();
+        let connected = session.wait_for(|info| info.connected);
+        match tokio::time::timeout(Duration::from_secs(20), connected).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => {
+                let reason = self.agent.session().borrow().error.clone();
+                self.stop().await;
+                Err(Failure::unavailable(format!(
+                    "the node was admitted, but no manager accepted its session within 20 s: {reason}"
+                )))
+            }
+        }
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.core.identity.node_id()
+    }
+
+    pub(crate) fn advertise_addr(&self) -> SocketAddr {
+        self.core.file().advertise_addr
+    }
+
+    pub(crate) fn managers(&self) -> Vec<String> {
+        self.core.managers()
+    }
+
+    pub(crate) fn session(&self) -> SessionInfo {
+        self.agent.session().borrow().clone()
+    }
+
+    pub(crate) fn manager(&self) -> Option<ManagerHandle> {
+        self.core.manager()
+    }
+
+    /// Ends the member's parts; its containers run on.
+    pub(crate) async fn stop(&self) {
+        self.core.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+        let manager = self.core.manager.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(manager) = manager {
+            manager.shutdown().await;
+        }
+    }
+
+    /// Leaves the cluster. A manager leaves consensus first.
+    pub(crate) async fn leave(&self, force: bool) -> Result<(), Failure> {
+        if let Some(manager) = self.manager() {
+            if !force {
+                return Err(Failure::unavailable(leave_warning(&manager).await));
+            }
+            if let Err(failure) = manager.leave().await {
+                tracing::warn!(error = failure.message, "leaving without the other managers' consent, as asked");
+            }
+        }
+        self.agent.announce_leave();
+        self.stop().await;
+        Ok(())
+    }
+}
+
+/// What dockerd tells a manager that wants to leave.
+async fn leave_warning(manager: &ManagerHandle) -> String {
+    let mut text = "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+    let members = manager.members().await;
+    let reachable = members.iter().filter(|member| member.reachable).count();
+    if members.len() <= 1 {
+        text.push_str("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ");
+    } else if reachable.saturating_sub(1) <= members.len().saturating_sub(1) / 2 {
+        text.push_str("Removing this node leaves the swarm without a quorum of managers. Use `--force` to ignore this message. ");
+    } else {
+        text.push_str("The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.");
+    }
+    text.trim_end().to_owned()
+}
+
+impl Core {
+    fn file(&self) -> NodeFile {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn managers(&self) -> Vec<String> {
+        self.file().managers
+    }
+
+    fn manager(&self) -> Option<ManagerHandle> {
+        self.manager.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Manager::handle)
+    }
+
+    fn set_manager(&self, manager: Option<Manager>) -> Option<Manager> {
+        std::mem::replace(&mut *self.manager.write().unwrap_or_else(PoisonError::into_inner), manager)
+    }
+
+    /// Remembers the managers for the next start.
+    fn remember_managers(&self, managers: &[String]) {
+        let changed = {
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = !managers.is_empty() && file.managers != managers;
+            if changed {
+                file.managers = managers.to_vec();
+            }
+            changed.then(|| file.clone())
+        };
+        if let Some(Err(failure)) = changed.map(|file| file.write(&self.options.data_dir)) {
+            tracing::warn!(error = failure.message, "cannot remember the cluster's managers");
+        }
+    }
+
+    /// Makes the node what its certificate says.
+    async fn settle_role(&self) -> Result<(), Failure> {
+        match (self.identity.role(), self.manager()) {
+            (NodeRole::Manager, None) => {
+                let file = self.file();
+                let options = manager_options(&self.options, Arc::clone(&self.identity), &file);
+                let manager = Manager::join(options, &file.managers).await?;
+                tracing::info!("this node is a manager now");
+                self.set_manager(Some(manager));
+            }
+            (NodeRole::Worker, Some(_)) => {
+                if let Some(manager) = self.set_manager(None) {
+                    manager.retire().await?;
+                    tracing::info!("this node is a worker now");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Follows what the session tells: managers, trust, and the role that the cluster wants.
+async fn supervise(core: Arc<Core>, agent: AgentHandle) {
+    let mut session = agent.session();
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), core.options.entropy.clone());
+    loop {
+        let info = session.borrow_and_update().clone();
+        core.remember_managers(&info.managers);
+        let followed = follow(&core, &agent, &info).await;
+        let pause = match followed {
+            Ok(()) => {
+                backoff.reset();
+                Duration::from_secs(3600)
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "cannot follow what the cluster wants of this node; trying again");
+                backoff.next_delay()
+            }
+        };
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            changed = session.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn follow(core: &Core, agent: &AgentHandle, info: &SessionInfo) -> Result<(), String> {
+    if !info.root_pem.is_empty() && info.root_pem != core.identity.current().material.trust_pem {
+        core.identity.set_trust(&info.root_pem).map_err(|error| chain(&error))?;
+    }
+    let wanted = match info.desired_role.as_str() {
+        "manager" => NodeRole::Manager,
+        "worker" => NodeRole::Worker,
+        _ => core.identity.role(),
+    };
+    if info.connected && wanted != core.identity.role() {
+        ca_client::renew(&core.identity, &core.managers(), Duration::from_secs(5)).await.map_err(|error| chain(&error))?;
+        if wanted != core.identity.role() {
+            return Err("the new certificate is not yet for the wanted role".to_owned());
+        }
+        agent.reconnect();
+    }
+    core.settle_role().await.map_err(|failure| failure.message)
+}
+
+fn manager_options(options: &MemberOptions, identity: Arc<NodeIdentity>, file: &NodeFile) -> ManagerOptions {
+    ManagerOptions::new(
+        options.data_dir.join("raft"),
+        identity,
+        file.listen_addr,
+        file.advertise_addr,
+        Arc::clone(&options.clock),
+        options.entropy.clone(),
+    )
+}
