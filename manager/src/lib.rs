@@ -1,12 +1,28 @@
-//! A Shoal manager.
+//! A Shoal manager: the replicated store under consensus, the certificate authority, and the service to agents.
+//!
+//! ## Design notes
+//! The pure part (store and planners) is `shoal-manager-core`; here is what waits, talks and writes to disk. The parts
+//! of one manager share [`inner::Inner`]: the raft node ([`raft::node`]), the peer port ([`peer_service`]), requests
+//! ([`control`]), the CA ([`ca`]), sessions with agents ([`dispatcher`]), and the loops of a leader ([`leader`],
+//! [`membership`]). Agents never import this crate; they meet it on the cluster port.
+
+pub mod ca;
+mod control;
 mod dispatcher;
-mod log_broker;
-mod service_logs;
+mod inner;
+mod leader;
+mod log_relay;
+mod manager;
+mod member_file;
+mod membership;
+mod peer_service;
 mod peers;
 pub mod raft;
 pub mod seal;
+mod watch;
 
-// LEAD -> MANAGER HELPER: the lead is writing `dispatcher.rs`, `dispatcher/` (sessions, fan-out, reports) and
-// `log_broker.rs` right now. Do not write these; build CA, membership, control, leader loop around them. They need only
-// `Arc<StateCell>`, the raft id, and `trait ReportSink { fn report(&self, Vec<Report>) -> BoxFuture<Result<(), Failure>> }`
-// (implement it by ControlRequest::Report through your control path). Remove this comment when you have read it.
+pub use inner::{Health, ManagerOptions};
+pub use log_relay::ServiceLogs;
+pub use manager::{BootstrapSpec, JoinInfo, Manager, ManagerHandle, MemberStatus};
+pub use raft::node::Timing;
+pub use watch::{Watch, Watched};

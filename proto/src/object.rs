@@ -57,6 +57,8 @@ pub struct RootCa {
     pub worker_token: String,
     /// Token that admits managers.
     pub manager_token: String,
+    /// SHA-256 of the last tokens that were rotated, hex: a joiner that shows one is told so.
+    pub retired_tokens: Vec<String>,
 }
 
 impl std::fmt::Debug for RootCa {

@@ -1,165 +1,189 @@
-//! Who is not heard of any more.
+//! Compares what the store says of nodes with the sessions that are there, and reports the differences.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_manager_core::store::Store;
 use shoal_proto::control::Report;
 use shoal_proto::id::NodeId;
 use shoal_proto::object::NodeState;
 use tokio::time::Instant;
+use tonic::Status;
 
-use super::{Dispatcher, grace};
+use crate::dispatcher::Sessions;
+use crate::dispatcher::session::{report_ready, submit};
+use crate::inner::Inner;
 
-/// Runs until the dispatcher stops.
-pub(super) async fn run(dispatcher: Dispatcher) {
-    let mut missing = Missing::default();
-    let mut leaderless_since: Option<Instant> = None;
-    loop {
-        let period = dispatcher.heartbeat_period();
-        tokio::select! {
-            () = dispatcher.inner.stop.cancelled() => return,
-            () = tokio::time::sleep(period / 4) => {}
-        }
-        let now = Instant::now();
-        if dispatcher.inner.options.cluster.has_leader() {
-            leaderless_since = None;
-        } else if now.duration_since(*leaderless_since.get_or_insert(now)) > 2 * period {
-            dispatcher.close_all();
-        }
-        let mut reports = dispatcher.overdue(now);
-        let store = dispatcher.inner.options.cell.store();
-        let reachable = dispatcher.inner.options.cluster.reachable_managers();
-        let held = dispatcher.held();
-        let own = dispatcher.inner.options.raft_id;
-        let unheard = missing.step(&store, own, &held, reachable.as_ref(), now);
-        reports.extend(unheard.into_iter().filter(|(_, since)| now.duration_since(*since) > grace(period)).map(
-            |((id, session_manager), _)| Report::NodeGone {
-                id,
-                state: NodeState::Down,
-                message: "heartbeat failure: its manager is lost and no other has heard of it".to_owned(),
-                session_manager,
-            },
-        ));
-        if reports.is_empty() {
-            continue;
-        }
-        if let Err(failure) = dispatcher.inner.reports.store(reports).await {
-            tracing::warn!(error = failure.message, "could not report nodes as down; trying again");
-        }
-    }
-}
-
-/// Nodes that the store calls ready, but that the manager named there does not hold; since when.
+/// What one look found.
 #[derive(Debug, Default)]
-struct Missing(HashMap<(NodeId, u64), Instant>);
-
-impl Missing {
-    /// Looks again. Every manager answers for the nodes it is named for; the leader for those of lost managers, too.
-    fn step(
-        &mut self,
-        store: &Store,
-        own: u64,
-        held: &BTreeSet<NodeId>,
-        reachable: Option<&BTreeSet<u64>>,
-        now: Instant,
-    ) -> Vec<((NodeId, u64), Instant)> {
-        let mut unheard = HashMap::new();
-        for node in store.nodes().filter(|node| node.status.state == NodeState::Ready) {
-            let Some(manager) = node.status.session_manager else { continue };
-            let missing = if manager == own {
-                !held.contains(&node.id)
-            } else {
-                reachable.is_some_and(|reachable| !reachable.contains(&manager))
-            };
-            if missing {
-                let since = self.0.get(&(node.id, manager)).copied().unwrap_or(now);
-                unheard.insert((node.id, manager), since);
-            }
-        }
-        self.0 = unheard;
-        self.0.iter().map(|(key, since)| (*key, *since)).collect()
-    }
+struct Found {
+    /// Nodes that are gone, and why.
+    gone: Vec<(NodeId, String)>,
+    /// Nodes that have a session here but do not count as ready.
+    unready: Vec<NodeId>,
+    /// Nodes whose newer session is with another manager.
+    elsewhere: Vec<NodeId>,
 }
 
-impl Dispatcher {
-    fn held(&self) -> BTreeSet<NodeId> {
-        self.table().sessions.keys().copied().collect()
+/// `began` is when this manager began to take sessions: nodes that were connected before may need a moment to return.
+fn look(store: &Store, sessions: &mut Sessions, own: u64, period: Duration, began: Instant, now: Instant) -> Found {
+    let mut found = Found::default();
+    for node in store.nodes() {
+        let ready = node.status.state == NodeState::Ready;
+        let here = node.status.session_manager == Some(own);
+        match sessions.live.get(&node.id) {
+            Some(session) if session.confirmed => match (ready, here) {
+                (true, true) => {}
+                (true, false) => found.elsewhere.push(node.id),
+                (false, _) => found.unready.push(node.id),
+            },
+            Some(_) => {}
+            None if ready && here => {
+                let (since, grace, message) = match sessions.ended.get(&node.id) {
+                    Some(ended) if ended.silent => (ended.at, Duration::ZERO, ended.message.clone()),
+                    Some(ended) => (ended.at, period, ended.message.clone()),
+                    None => (began, period.mul_f64(2.5), "it did not come back after its manager did".to_owned()),
+                };
+                if now.duration_since(since) >= grace {
+                    found.gone.push((node.id, message));
+                }
+            }
+            None => {}
+        }
     }
+    sessions.ended.retain(|node, _| store.node(*node).is_some_and(|node| node.status.session_manager == Some(own)));
+    found
+}
 
-    /// Forgets sessions whose deadline has passed, and says so.
-    fn overdue(&self, now: Instant) -> Vec<Report> {
-        let session_manager = self.inner.options.raft_id;
-        let mut table = self.table();
-        let late: Vec<NodeId> =
-            table.sessions.iter().filter(|(_, session)| session.deadline < now).map(|(node, _)| *node).collect();
-        for node in &late {
-            table.hub.detach(*node);
-            if let Some(session) = table.sessions.remove(node) {
-                session.stop.cancel();
+/// Runs until the manager stops.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let began = Instant::now();
+    // What was reported lately: the store needs a moment to show it.
+    let mut reported: HashMap<NodeId, Instant> = HashMap::new();
+    loop {
+        let store = inner.store();
+        let period = store.cluster().map_or(Duration::from_secs(1), |cluster| cluster.spec.heartbeat_period);
+        let pause = (period / 8).clamp(Duration::from_millis(10), Duration::from_millis(500));
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let store = inner.store();
+        let now = Instant::now();
+        let found = look(&store, &mut inner.dispatcher.sessions(), inner.raft.id(), period, began, now);
+        reported.retain(|_, at| now.duration_since(*at) < Duration::from_secs(2));
+        let mut gone = Vec::new();
+        for (id, message) in found.gone {
+            if reported.insert(id, now).is_none() {
+                let session_manager = inner.raft.id();
+                gone.push(Report::NodeGone { id, state: NodeState::Down, message, session_manager });
             }
         }
-        late.into_iter()
-            .map(|id| Report::NodeGone {
-                id,
-                state: NodeState::Down,
-                message: "heartbeat failure".to_owned(),
-                session_manager,
-            })
-            .collect()
-    }
-
-    /// Sends all agents away: this manager cannot bring what they say to a leader.
-    fn close_all(&self) {
-        for session in self.table().sessions.values_mut() {
-            session.sender = None;
-            session.stop.cancel();
+        if !gone.is_empty() {
+            submit(&inner, gone).await;
+        }
+        for node in found.unready {
+            if let Some(session) = inner.dispatcher.session(node)
+                && reported.insert(node, now).is_none()
+            {
+                report_ready(&inner, node, &session).await;
+            }
+        }
+        for node in found.elsewhere {
+            if let Some(session) = inner.dispatcher.session(node) {
+                session.close(Status::aborted("this node opened a newer session with another manager"));
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::Arc;
 
-    use shoal_manager_core::change::{Change, Expect, Object};
-    use shoal_proto::object::{Node, NodeStatus};
+    use shoal_manager_core::change::Change;
+    use shoal_proto::object::{Node, NodeDescription, NodeStatus};
     use shoal_proto::time::Timestamp;
+    use tokio::sync::{mpsc, watch};
 
     use super::*;
+    use crate::dispatcher::{Ended, SessionHandle};
 
-    fn store(nodes: &[(u128, Option<u64>)]) -> Store {
+    const OWN: u64 = 7;
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    fn store(state: NodeState, session_manager: Option<u64>) -> Store {
         let mut store = Store::new();
-        let changes: Vec<Change> = nodes
-            .iter()
-            .map(|(bits, session_manager)| {
-                let status =
-                    NodeStatus { state: NodeState::Ready, session_manager: *session_manager, ..NodeStatus::default() };
-                let node = Node { id: NodeId::from_bits(*bits), status, ..Node::default() };
-                Change::Put { object: Object::from(node), expect: Expect::Any }
-            })
-            .collect();
-        store.apply(1, Timestamp(1), &changes).expect("nodes");
+        let status = NodeStatus { state, session_manager, ..NodeStatus::default() };
+        let node = Node { id: NodeId::from_bits(1), status, ..Node::default() };
+        store.apply(1, Timestamp(1), &[Change::create(node)]).unwrap();
         store
     }
 
+    fn live(confirmed: bool) -> Sessions {
+        let handle = SessionHandle {
+            id: 1,
+            outbound: mpsc::channel(1).0,
+            closing: watch::Sender::new(None),
+            description: Arc::new(NodeDescription::default()),
+            addr: std::net::IpAddr::from([127, 0, 0, 1]),
+            confirmed,
+        };
+        Sessions { live: HashMap::from([(NodeId::from_bits(1), handle)]), ended: HashMap::new() }
+    }
+
+    fn ended(at: Instant, silent: bool) -> Sessions {
+        let ended = Ended { at, silent, message: "gone".to_owned() };
+        Sessions { live: HashMap::new(), ended: HashMap::from([(NodeId::from_bits(1), ended)]) }
+    }
+
+    fn after(store: &Store, sessions: &mut Sessions, began: Instant, waited: Duration) -> Found {
+        look(store, sessions, OWN, PERIOD, began, began + waited)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_manager_answers_for_its_own_and_the_leader_for_those_of_the_lost() {
-        let store = store(&[(1, Some(10)), (2, Some(10)), (3, Some(20)), (4, None)]);
-        let held = BTreeSet::from([NodeId::from_bits(1)]);
-        let mut missing = Missing::default();
-        let begin = Instant::now();
-        // A follower misses what it should hold, and nothing of others.
-        let seen = missing.step(&store, 10, &held, None, begin);
-        assert_eq!(seen.iter().map(|((node, _), _)| *node).collect::<Vec<_>>(), [NodeId::from_bits(2)]);
-        // The leader, which does not reach 20, also misses that one's node.
-        let later = begin + Duration::from_secs(1);
-        let reachable = BTreeSet::from([10]);
-        let mut seen = missing.step(&store, 10, &held, Some(&reachable), later);
-        seen.sort();
-        assert_eq!(seen, [((NodeId::from_bits(2), 10), begin), ((NodeId::from_bits(3), 20), later)]);
-        // Who comes back is forgotten, and begins anew the next time.
-        let held = BTreeSet::from([NodeId::from_bits(1), NodeId::from_bits(2)]);
-        let reachable = BTreeSet::from([10, 20]);
-        assert_eq!(missing.step(&store, 10, &held, Some(&reachable), later), []);
+    async fn a_node_that_closed_its_stream_has_one_period_to_return() {
+        let (store, began) = (store(NodeState::Ready, Some(OWN)), Instant::now());
+        assert!(after(&store, &mut ended(began, false), began, PERIOD / 2).gone.is_empty());
+        assert_eq!(after(&store, &mut ended(began, false), began, PERIOD).gone.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_node_is_gone_at_once() {
+        let (store, began) = (store(NodeState::Ready, Some(OWN)), Instant::now());
+        assert_eq!(after(&store, &mut ended(began, true), began, Duration::ZERO).gone.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_restart_nodes_get_time_to_return() {
+        let (store, began) = (store(NodeState::Ready, Some(OWN)), Instant::now());
+        assert!(after(&store, &mut Sessions::default(), began, PERIOD * 2).gone.is_empty());
+        assert_eq!(after(&store, &mut Sessions::default(), began, PERIOD * 3).gone.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_of_other_managers_are_theirs() {
+        let began = Instant::now();
+        for state in [NodeState::Ready, NodeState::Down] {
+            let found = after(&store(state, Some(OWN + 1)), &mut Sessions::default(), began, PERIOD * 9);
+            assert!(found.gone.is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_live_session_that_does_not_count_is_reported_again() {
+        let began = Instant::now();
+        let found = after(&store(NodeState::Down, Some(OWN)), &mut live(true), began, PERIOD);
+        assert_eq!(found.unready, [NodeId::from_bits(1)]);
+        let found = after(&store(NodeState::Down, Some(OWN)), &mut live(false), began, PERIOD);
+        assert!(found.unready.is_empty(), "its first report is still under way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newer_session_elsewhere_wins() {
+        let began = Instant::now();
+        let found = after(&store(NodeState::Ready, Some(OWN + 1)), &mut live(true), began, PERIOD);
+        assert_eq!(found.elsewhere, [NodeId::from_bits(1)]);
     }
 }

@@ -224,7 +224,10 @@ impl LogStore {
         let shared = Arc::new(shared);
         let (commands, queue) = mpsc::channel(QUEUE);
         let writer = Arc::clone(&shared);
-        std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || write_loop(&writer, queue)).map_err(fail)?;
+        std::thread::Builder::new()
+            .name("raft-log".to_owned())
+            .spawn(move || write_loop(&writer, queue))
+            .map_err(fail)?;
         Ok(Self { shared, commands })
     }
 

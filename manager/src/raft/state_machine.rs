@@ -88,8 +88,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
-        let meta =
-            SnapshotMeta { last_log_id: self.state.applied, last_membership: self.state.membership.clone() };
+        let meta = SnapshotMeta { last_log_id: self.state.applied, last_membership: self.state.membership.clone() };
         let (state, folder) = (self.state.clone(), self.folder.clone());
         let covered = meta.clone();
         let file = tokio::task::spawn_blocking(move || {
@@ -142,11 +141,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder {
-            state: self.state.clone(),
-            folder: self.folder.clone(),
-            snapshot: Arc::clone(&self.snapshot),
-        }
+        SnapshotBuilder { state: self.state.clone(), folder: self.folder.clone(), snapshot: Arc::clone(&self.snapshot) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {

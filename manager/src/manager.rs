@@ -1,0 +1,585 @@
+//! One manager: made, joined or started again, and what the rest of the daemon sees of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_kit::backoff::Backoff;
+use shoal_kit::tls::{self, DialOptions, Listener, ListenerOptions};
+use shoal_manager_core::change::Change;
+use shoal_manager_core::control::initial_networks;
+use shoal_manager_core::store::Store;
+use shoal_proto::control::{ControlRequest, ControlResponse};
+use shoal_proto::error::{Failure, chain};
+use shoal_proto::id::{NodeId, TaskId};
+use shoal_proto::object::{Cluster, ManagerMember, Node, RootCa};
+use shoal_proto::spec::{AddressPools, Availability, ClusterSpec, NodeRole, NodeSpec};
+use shoal_proto::wire::ca_server::CaServer;
+use shoal_proto::wire::dispatcher_server::DispatcherServer;
+use shoal_proto::wire::manager_peer_server::ManagerPeerServer;
+use shoal_proto::wire::{JoinRaftRequest, JoinRaftResponse, LogSubscription, MembersRequest};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::ca::service::CaService;
+use crate::dispatcher::service::DispatcherService;
+use crate::dispatcher::{hub, reporter, sweep};
+use crate::inner::{Health, Inner, ManagerOptions};
+use crate::log_relay::ServiceLogs;
+use crate::member_file::MemberFile;
+use crate::peer_service::PeerService;
+use crate::peers::{Lane, MESSAGE_LIMIT, Peers, client_over};
+use crate::raft::network::describe;
+use crate::raft::node::{RaftNode, RaftOptions};
+use crate::raft::types::{BatchBody, Outcome, RaftMember};
+use crate::seal::Keyring;
+use crate::watch::Watch;
+
+/// How long a manager that joins may take to become a voting member.
+const JOIN: Duration = Duration::from_secs(30);
+
+/// What a new cluster begins with.
+#[derive(Debug, Clone, Default)]
+pub struct BootstrapSpec {
+    /// Its settings.
+    pub cluster: ClusterSpec,
+    /// Where its networks' subnets come from.
+    pub pools: AddressPools,
+    /// Availability of the first node.
+    pub availability: Availability,
+    /// The root and tokens, from [`crate::ca::Founding`].
+    pub root: RootCa,
+}
+
+/// A member of the consensus group as users see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its raft id.
+    pub raft_id: u64,
+    /// Its node.
+    pub node_id: NodeId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Does it lead?
+    pub leader: bool,
+    /// Did it answer lately?
+    pub reachable: bool,
+}
+
+/// What one needs to let other nodes join.
+#[derive(Debug, Clone)]
+pub struct JoinInfo {
+    /// Token that admits workers.
+    pub worker_token: String,
+    /// Token that admits managers.
+    pub manager_token: String,
+    /// The trust bundle, PEM.
+    pub root_pem: String,
+    /// Addresses of the managers.
+    pub managers: Vec<SocketAddr>,
+}
+
+/// A manager's tasks. Dropping it ends them; [`Manager::shutdown`] ends them in order.
+#[derive(Debug)]
+pub struct Manager {
+    handle: ManagerHandle,
+    tasks: JoinSet<()>,
+    listen_addr: SocketAddr,
+}
+
+/// A manager to talk to. Cloning is cheap.
+#[derive(Clone)]
+pub struct ManagerHandle {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for ManagerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ManagerHandle").field("raft_id", &self.inner.raft.id()).finish_non_exhaustive()
+    }
+}
+
+fn internal(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::internal(error)
+}
+
+impl Manager {
+    /// Makes a new cluster with this node as its first manager.
+    ///
+    /// # Errors
+    /// When the node is a manager already, the port cannot be bound, or the disk fails.
+    pub async fn bootstrap(options: ManagerOptions, spec: BootstrapSpec) -> Result<Self, Failure> {
+        let raft_id = (options.entropy.next_u64() >> 1).max(1);
+        let manager = Self::launch(options, raft_id, true).await?;
+        let inner = Arc::clone(&manager.handle.inner);
+        let made = async {
+            inner.raft.wait_running().await?;
+            let member = RaftMember { node_id: inner.node_id(), addr: inner.options.advertise_addr };
+            inner.raft.initialize(member).await?;
+            let term = inner.wait_leading(Duration::from_secs(10)).await?;
+            inner.write_first_objects(spec, term).await
+        };
+        match made.await {
+            Ok(()) => Ok(manager),
+            Err(failure) => {
+                manager.shutdown().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Starts this node's manager again from disk.
+    ///
+    /// # Errors
+    /// When this node is no manager, the port cannot be bound, or its keys do not open its files.
+    pub async fn start(options: ManagerOptions) -> Result<Self, Failure> {
+        let file = MemberFile::load(&options.raft_dir()).map_err(|error| internal(&error))?;
+        let file = file.ok_or_else(|| Failure::not_found("this node was never a manager: there is no membership"))?;
+        let cluster = options.identity.cluster_id();
+        if file.cluster_id != cluster || file.node_id != options.identity.node_id() {
+            return Err(Failure::conflict(format!(
+                "the raft files in {} belong to node {} of cluster {}, not to this one",
+                options.raft_dir().display(),
+                file.node_id,
+                file.cluster_id
+            )));
+        }
+        let manager = Self::launch(options, file.raft_id, false).await?;
+        let inner = Arc::clone(&manager.handle.inner);
+        let recovered = async {
+            let raft = inner.raft.wait_running().await?;
+            // A full disk is no reason to give up: the raft node keeps trying.
+            let _ = raft.wait_for_recovery(Some(Duration::from_secs(10))).await;
+            Ok::<(), Failure>(())
+        };
+        if let Err(failure) = recovered.await {
+            tracing::warn!(%failure, "this manager's raft core does not run yet");
+        }
+        Ok(manager)
+    }
+
+    /// Is there something on disk that [`Manager::start`] can start?
+    pub fn exists(options: &ManagerOptions) -> bool {
+        matches!(MemberFile::load(&options.raft_dir()), Ok(Some(_)))
+    }
+
+    /// Makes this node, which has a manager's certificate, a member of its cluster's consensus group, and waits until
+    /// it has a vote.
+    ///
+    /// # Errors
+    /// When no manager takes it in: the reasons of all that were asked.
+    pub async fn join(options: ManagerOptions, remotes: Vec<String>) -> Result<Self, Failure> {
+        // What a former membership left behind must not be mixed with the new one.
+        remove_raft_files(&options)?;
+        let answer = ask_to_join(&options, remotes).await?;
+        let manager = Self::launch(options, answer.raft_id, true).await?;
+        let inner = Arc::clone(&manager.handle.inner);
+        let voting = async {
+            inner.raft.wait_running().await?;
+            let id = inner.raft.id();
+            let mut views = inner.raft.views();
+            match tokio::time::timeout(JOIN, views.wait_for(|view| view.is_voter(id))).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(Failure::unavailable("this manager was stopped")),
+                Err(_) => Err(Failure::unavailable(format!(
+                    "the cluster did not give this manager a vote within {} s: can the other managers reach {}?",
+                    JOIN.as_secs(),
+                    inner.options.advertise_addr
+                ))),
+            }
+        };
+        match voting.await {
+            Ok(()) => Ok(manager),
+            Err(failure) => {
+                manager.shutdown().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Removes what this node's manager left on disk (after it left its cluster or was demoted).
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn erase(options: &ManagerOptions) -> Result<(), Failure> {
+        remove_raft_files(options)
+    }
+
+    async fn launch(options: ManagerOptions, raft_id: u64, fresh: bool) -> Result<Self, Failure> {
+        if options.identity.role() != NodeRole::Manager {
+            return Err(Failure::new(
+                shoal_proto::error::ErrorKind::PermissionDenied,
+                "this node's certificate is that of a worker",
+            ));
+        }
+        let directory = options.raft_dir();
+        let (file_directory, kek, entropy) =
+            (directory.clone(), options.key_encryption.clone(), options.entropy.clone());
+        let member =
+            MemberFile { raft_id, node_id: options.identity.node_id(), cluster_id: options.identity.cluster_id() };
+        let prepared = tokio::task::spawn_blocking(move || {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&file_directory)
+                .map_err(|error| internal(&error))?;
+            if fresh {
+                if MemberFile::load(&file_directory).map_err(|error| internal(&error))?.is_some() {
+                    return Err(Failure::conflict("this node is a manager of a cluster already"));
+                }
+                member.store(&file_directory).map_err(|error| internal(&error))?;
+            }
+            Keyring::open(&file_directory, &kek, entropy).map_err(|error| internal(&error))
+        });
+        let keyring = Arc::new(prepared.await.map_err(|error| internal(&error))??);
+        let raft_options = RaftOptions {
+            id: raft_id,
+            directory,
+            keyring,
+            timing: options.timing.clone(),
+            open_database: Arc::clone(&options.open_database),
+            entropy: options.entropy.clone(),
+        };
+        let listener = Listener::bind(options.listen_addr, Arc::clone(&options.identity), ListenerOptions::default());
+        let listener = listener.map_err(|error| {
+            Failure::unavailable(format!("the cluster port {} cannot be bound: {error}", options.listen_addr))
+        })?;
+        let listen_addr = listener.local_addr().map_err(|error| internal(&error))?;
+        let connect_timeout = (options.timing.election_max * 2).max(Duration::from_millis(500));
+        let peers = Arc::new(Peers::new(Arc::clone(&options.identity), connect_timeout));
+        let raft = Arc::new(RaftNode::new(raft_options, Arc::clone(&peers)));
+        let inner = Arc::new(Inner::new(options, raft, peers));
+        let tasks = spawn_all(&inner, listener);
+        Ok(Self { handle: ManagerHandle { inner }, tasks, listen_addr })
+    }
+
+    /// A handle to it.
+    pub fn handle(&self) -> ManagerHandle {
+        self.handle.clone()
+    }
+
+    /// The address its cluster port is bound to.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.listen_addr
+    }
+
+    /// Stops it: agents are told to go to another manager, a leader hands its office over, files are closed.
+    pub async fn shutdown(mut self) {
+        let inner = Arc::clone(&self.handle.inner);
+        if inner.raft.leading().is_some() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), inner.step_down()).await;
+        }
+        inner.dispatcher.close_all(&Status::unavailable("this manager is stopping"));
+        inner.stop.cancel();
+        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(5), ending).await.is_err() {
+            tracing::warn!("some of the manager's tasks did not end in time");
+            self.tasks.shutdown().await;
+        }
+    }
+
+    /// Ends it at once: nothing is handed over, nobody is told. To the others it looks like a crash; only the files
+    /// are closed, so that this process can open them again.
+    pub async fn abandon(mut self) {
+        self.handle.inner.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.handle.inner.stop.cancel();
+    }
+}
+
+fn remove_raft_files(options: &ManagerOptions) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(options.raft_dir()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(internal(&error)),
+        _ => Ok(()),
+    }
+}
+
+fn spawn_all(inner: &Arc<Inner>, listener: Listener) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let (hub_sender, hub_queue) = hub::queue();
+    let (report_sender, report_queue) = reporter::queue();
+    // Set once, here, before anything runs that looks at them.
+    let _ = inner.dispatcher.hub.set(hub_sender);
+    let _ = inner.dispatcher.reports.set(report_sender);
+    let (raft, stop) = (Arc::clone(&inner.raft), inner.stop.clone());
+    tasks.spawn(async move { raft.run(stop).await });
+    tasks.spawn(Arc::clone(inner).run_leadership());
+    tasks.spawn(hub::run(Arc::clone(inner), hub_queue));
+    tasks.spawn(reporter::run(Arc::clone(inner), report_queue));
+    tasks.spawn(sweep::run(Arc::clone(inner)));
+    tasks.spawn(serve(Arc::clone(inner), listener));
+    tasks
+}
+
+async fn serve(inner: Arc<Inner>, listener: Listener) {
+    let stop = inner.stop.clone();
+    let incoming = listener.incoming(stop.clone());
+    let peer = ManagerPeerServer::new(PeerService(Arc::clone(&inner)))
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let dispatcher = DispatcherServer::new(DispatcherService(Arc::clone(&inner)))
+        .max_decoding_message_size(16 << 20)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let ca = CaServer::new(CaService(inner)).max_decoding_message_size(64 << 10);
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(tls::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(tls::KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_concurrent_streams(Some(1024))
+        .add_service(ca)
+        .add_service(dispatcher)
+        .add_service(peer);
+    let serving = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    // Open streams are given a moment; then the connections are cut.
+    let cut = async {
+        stop.cancelled().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    };
+    tokio::select! {
+        () = cut => {}
+        result = serving => if let Err(error) = result {
+            tracing::error!(error = chain(&error), "the cluster port is not served any more");
+        },
+    }
+}
+
+/// Asks the managers, and whoever they say leads, to be taken in.
+async fn ask_to_join(options: &ManagerOptions, remotes: Vec<String>) -> Result<JoinRaftResponse, Failure> {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1), options.entropy.clone());
+    let deadline = Instant::now() + JOIN;
+    let addr = options.advertise_addr.to_string();
+    loop {
+        let mut reasons = Vec::new();
+        let mut queue: std::collections::VecDeque<String> = remotes.iter().cloned().collect();
+        let mut asked = std::collections::HashSet::new();
+        while let Some(remote) = queue.pop_front() {
+            if remote == addr || !asked.insert(remote.clone()) {
+                continue;
+            }
+            match ask_one_to_join(options, &remote, &addr).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) if status.code() == Code::Unavailable || status.code() == Code::DeadlineExceeded => {
+                    if let Ok(leader) = std::str::from_utf8(status.details())
+                        && !leader.is_empty()
+                    {
+                        queue.push_front(leader.to_owned());
+                    }
+                    reasons.push(format!("{remote}: {}", describe(&status)));
+                }
+                Err(status) => {
+                    let kind = shoal_proto::error::ErrorKind::PermissionDenied;
+                    return Err(Failure::new(kind, format!("{remote} refused: {}", status.message())));
+                }
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::unavailable(format!("no manager took this one in: {}", reasons.join("; "))));
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+async fn ask_one_to_join(options: &ManagerOptions, remote: &str, addr: &str) -> Result<JoinRaftResponse, Status> {
+    let dial = DialOptions::default();
+    let channel =
+        tls::connect(&options.identity, remote, dial).await.map_err(|error| Status::unavailable(chain(&error)))?;
+    let asking = async move {
+        let request = JoinRaftRequest { addr: addr.to_owned() };
+        client_over(channel).join_raft(request).await.map(tonic::Response::into_inner)
+    };
+    tokio::time::timeout(Duration::from_secs(10), asking)
+        .await
+        .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+}
+
+impl Inner {
+    async fn wait_leading(&self, timeout: Duration) -> Result<u64, Failure> {
+        let deadline = Instant::now() + timeout;
+        let mut states = self.raft.cell().subscribe();
+        loop {
+            states.borrow_and_update();
+            if let Some(term) = self.raft.leading() {
+                return Ok(term);
+            }
+            if Instant::now() >= deadline {
+                self.raft.raft()?;
+                return Err(Failure::unavailable("this manager did not become the leader in time"));
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(20), states.changed()).await;
+        }
+    }
+
+    /// The cluster, its first node and its networks, in one entry.
+    async fn write_first_objects(&self, spec: BootstrapSpec, term: u64) -> Result<(), Failure> {
+        let member = ManagerMember { raft_id: self.raft.id(), addr: self.options.advertise_addr };
+        let cluster = Cluster {
+            id: self.identity().cluster_id(),
+            spec: spec.cluster,
+            pools: spec.pools,
+            root_ca: spec.root,
+            ..Cluster::default()
+        };
+        let node = Node {
+            id: self.node_id(),
+            spec: NodeSpec { role: NodeRole::Manager, availability: spec.availability, ..NodeSpec::default() },
+            certificate_role: NodeRole::Manager,
+            manager: Some(member),
+            ..Node::default()
+        };
+        let mut changes = vec![Change::create(cluster), Change::create(node)];
+        changes.extend(initial_networks(&mut self.entropy()));
+        let body = BatchBody { time: self.now(), fence: term, request: None, changes };
+        match self.raft.propose(body, Duration::from_secs(10)).await {
+            Ok(Outcome::Applied { .. }) => Ok(()),
+            Ok(Outcome::Refused(error)) => Err(error.into()),
+            Ok(outcome) => Err(Failure::unavailable(format!("the cluster could not be made: {outcome}"))),
+            Err(error) => Err(Failure::unavailable(error.to_string())),
+        }
+    }
+}
+
+impl ManagerHandle {
+    /// A snapshot that shows every write that was answered before this call.
+    ///
+    /// # Errors
+    /// When no leader confirms what the newest state is.
+    pub async fn read(&self) -> Result<Store, Failure> {
+        self.inner.linearize().await?;
+        Ok(self.inner.store())
+    }
+
+    /// The newest snapshot known here; it may lag behind.
+    pub fn local(&self) -> Store {
+        self.inner.store()
+    }
+
+    /// Carries a request out, on whichever manager leads.
+    ///
+    /// # Errors
+    /// When it is refused, or there is no leader for some seconds.
+    pub async fn control(&self, request: ControlRequest) -> Result<ControlResponse, Failure> {
+        self.inner.control(request).await
+    }
+
+    /// Follows the store from a version on; 0 is from the beginning, or as far back as is remembered.
+    pub fn watch(&self, from_version: u64) -> Watch {
+        Watch::new(Arc::clone(self.inner.raft.cell()), from_version)
+    }
+
+    /// Changes whenever the store does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.raft.cell().subscribe()
+    }
+
+    /// Waits for the next change of the store.
+    pub async fn changed(&self) {
+        let _ = self.inner.raft.cell().subscribe().changed().await;
+    }
+
+    /// The members of the consensus group. Who is reachable is the leader's view; without a leader it is unknown, and
+    /// only this manager counts as reachable.
+    pub async fn members(&self) -> Vec<MemberStatus> {
+        let inner = &self.inner;
+        let mut members = inner.members_here();
+        if inner.raft.leading().is_none()
+            && let Some(mut leader) = inner.leader_client(Lane::Requests)
+            && let Ok(Ok(answer)) =
+                tokio::time::timeout(Duration::from_secs(2), leader.members(MembersRequest {})).await
+        {
+            members = answer.into_inner().members;
+        }
+        let parsed = members.into_iter().filter_map(|member| {
+            Some(MemberStatus {
+                raft_id: member.raft_id,
+                node_id: member.node_id.parse().ok()?,
+                addr: member.addr.parse().ok()?,
+                leader: member.leader,
+                reachable: member.reachable,
+            })
+        });
+        parsed.collect()
+    }
+
+    /// The leader that this manager knows of.
+    pub fn leader(&self) -> Option<MemberStatus> {
+        let view = self.inner.raft.view();
+        let raft_id = view.leader?;
+        let member = view.member(raft_id)?;
+        Some(MemberStatus { raft_id, node_id: member.node_id, addr: member.addr, leader: true, reachable: true })
+    }
+
+    /// Does this manager lead, and know all that was committed before?
+    pub fn is_leader(&self) -> bool {
+        self.inner.raft.leading().is_some()
+    }
+
+    /// This manager's raft id.
+    pub fn raft_id(&self) -> u64 {
+        self.inner.raft.id()
+    }
+
+    /// Waits until this manager has become or stopped being the leader, or the group has changed.
+    pub async fn leadership_changed(&self) {
+        let _ = self.inner.raft.views().changed().await;
+    }
+
+    /// Why this manager cannot take part now (a full disk, for one); `None` when it can.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.raft.view().failure
+    }
+
+    /// Health of the leader's loops.
+    pub fn health(&self) -> Health {
+        self.inner.health.borrow().clone()
+    }
+
+    /// Number of agents that have their session here.
+    pub fn session_count(&self) -> usize {
+        self.inner.dispatcher.session_count()
+    }
+
+    /// Leaves the consensus group for good. The caller then shuts the manager down and erases its files.
+    ///
+    /// # Errors
+    /// When the rest would lose its majority and `force` is not given, or nobody confirms it.
+    pub async fn leave(&self, force: bool) -> Result<(), Failure> {
+        self.inner.leave(force).await
+    }
+
+    /// Hands the leadership to another manager.
+    ///
+    /// # Errors
+    /// When no other manager answers.
+    pub async fn step_down(&self) -> Result<(), Failure> {
+        if self.is_leader() { self.inner.step_down().await } else { Ok(()) }
+    }
+
+    /// Tokens and addresses for nodes that are to join.
+    ///
+    /// # Errors
+    /// When no leader confirms what the newest state is.
+    pub async fn join_info(&self) -> Result<JoinInfo, Failure> {
+        let store = self.read().await?;
+        let cluster = store.cluster().ok_or_else(|| Failure::unavailable("the cluster is not made yet"))?;
+        Ok(JoinInfo {
+            worker_token: cluster.root_ca.worker_token.clone(),
+            manager_token: cluster.root_ca.manager_token.clone(),
+            root_pem: cluster.root_ca.certificate_pem.clone(),
+            managers: self.inner.raft.view().members().into_values().map(|member| member.addr).collect(),
+        })
+    }
+
+    /// Logs of tasks, wherever they run. `options` says what is wanted; its id and tasks are set here.
+    pub fn service_logs(&self, tasks: &[TaskId], options: &LogSubscription) -> ServiceLogs {
+        self.inner.service_logs(tasks, options)
+    }
+}

@@ -1,0 +1,84 @@
+//! Many agents on one manager. Slow in debug builds: run with `--release -- --ignored --nocapture`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_kit::identity::NodeIdentity;
+use shoal_proto::object::NodeState;
+use shoal_proto::spec::{ClusterSpec, NodeRole};
+use shoal_proto::task_state::TaskState;
+use tokio::time::Instant;
+
+use crate::agents::{create, service};
+use crate::harness::{Agent, Cluster, clock, eventually, join_with};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: 1,000 agents and 10,000 tasks"]
+async fn a_thousand_agents_and_ten_thousand_tasks() {
+    let cluster = Cluster::with_spec(1, ClusterSpec::default()).await;
+    let (token, addrs) = (cluster.token(NodeRole::Worker).await, cluster.addrs());
+    let began = Instant::now();
+    let mut joining = tokio::task::JoinSet::new();
+    for _ in 0..1000 {
+        let (token, addrs) = (token.clone(), addrs.clone());
+        joining.spawn(async move {
+            let issued = join_with(&token, addrs.clone()).await.unwrap();
+            let identity = Arc::new(NodeIdentity::in_memory(clock(), issued.material).unwrap());
+            Agent::connect_with(&identity, &addrs[0], Duration::from_secs(1)).await.unwrap()
+        });
+    }
+    let agents = joining.join_all().await;
+    println!("1,000 joins and sessions: {:?}", began.elapsed());
+    let handle = cluster.any();
+    eventually("all are ready", async || {
+        let ready = handle.local().nodes().filter(|node| node.status.state == NodeState::Ready).count();
+        (ready == 1000).then_some(())
+    })
+    .await;
+    println!("1,000 agents ready: {:?}", began.elapsed());
+    let began = Instant::now();
+    let id = create(&cluster, service("web", 10_000)).await;
+    println!("service created: {:?}", began.elapsed());
+    let mut assigned = false;
+    eventually("10,000 run", async || {
+        let store = handle.local();
+        if !assigned && store.tasks_of_service(id).filter(|task| task.node_id.is_some()).count() == 10_000 {
+            assigned = true;
+            println!("10,000 assigned: {:?}", began.elapsed());
+        }
+        let running = store.tasks_of_service(id).filter(|task| task.status.state == TaskState::Running).count();
+        (running == 10_000).then_some(())
+    })
+    .await;
+    println!("10,000 tasks running: {:?}", began.elapsed());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+    drop(agents);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: latency of a change"]
+async fn a_new_service_reaches_its_agent_within_milliseconds() {
+    let cluster = Cluster::with_spec(1, ClusterSpec::default()).await;
+    let identity = cluster.worker().await;
+    let mut agent = Agent::connect(&identity, &cluster.addrs()[0]).await.unwrap();
+    cluster.wait_node(identity.node_id(), NodeState::Ready).await;
+    let mut times = Vec::new();
+    for number in 0..50 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        create(&cluster, service(&format!("web-{number}"), 1)).await;
+        loop {
+            agent.changed.borrow_and_update();
+            if agent.state.lock().unwrap().tasks().len() > number {
+                break;
+            }
+            agent.changed.changed().await.unwrap();
+        }
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!("create to assignment: p50 {:?}, p90 {:?}, max {:?}", times[25], times[45], times[49]);
+    cluster.shutdown().await;
+}
