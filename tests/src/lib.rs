@@ -4,5 +4,4 @@
 pub mod command;
 pub mod image;
 pub mod lab;
-pub mod peer;
 pub mod wait;

@@ -8,7 +8,6 @@ use anyhow::{Context, ensure};
 use shoal_tests::command::Said;
 use shoal_tests::image;
 use shoal_tests::lab::Lab;
-use shoal_tests::peer::Peer;
 use shoal_tests::wait::{now, pause, until};
 
 fn main() -> anyhow::Result<()> {
@@ -51,11 +50,11 @@ fn time(docker: Docker<'_>, args: &[&str]) -> anyhow::Result<f64> {
 /// `run --rm … true`, A B A B, and exec into a running container.
 fn start_speed() -> anyhow::Result<()> {
     let lab = Lab::up_with("bench-run", 1, 0, &["--no-cluster"])?;
-    let peer = Peer::up("run", 1, true)?;
+    let peer = Lab::up_with("peer-run", 1, 0, &["--engine", "dockerd", "--no-cluster"])?;
     lab.load_image(&["m1"])?;
-    peer.load_image()?;
+    peer.load_image(&["m1"])?;
     let ours = |args: &[&str]| lab.docker("m1", args);
-    let theirs = |args: &[&str]| peer.docker("p1", args);
+    let theirs = |args: &[&str]| peer.docker("m1", args);
     let run = ["run", "--rm", image::NAME, "true"];
     let start = ["run", "-d", "--name", "x", image::NAME, "sleep", "1000"];
     let exec = ["exec", "x", "true"];
@@ -82,19 +81,17 @@ fn start_speed() -> anyhow::Result<()> {
 
 /// 100 replicas on four workers, and an update of 60 tasks.
 fn deploy_speed() -> anyhow::Result<()> {
-    let mut ours = Vec::new();
-    let mut theirs = Vec::new();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    // The peer's tasks here use no network, and its virtual addresses need IPVS: its firewall and bridge are left out.
+    let peer_arguments =
+        ["--engine", "dockerd", "--daemon-argument=--iptables=false", "--daemon-argument=--bridge=none"];
+    for (name, arguments, figures) in
+        [("bench-deploy", &[][..], &mut ours), ("peer-deploy", &peer_arguments[..], &mut theirs)]
     {
-        let lab = Lab::up("bench-deploy", 1, 4)?;
+        let lab = Lab::up_with(name, 1, 4, arguments)?;
         lab.load_image(&["m1", "w1", "w2", "w3", "w4"])?;
-        ours.extend(deploy_on(&|args| lab.docker("m1", args))?);
+        figures.extend(deploy_on(&|args| lab.docker("m1", args))?);
         lab.down()?;
-    }
-    {
-        let peer = Peer::up("deploy", 5, false)?;
-        peer.load_image()?;
-        theirs.extend(deploy_on(&|args| peer.docker("p1", args))?);
-        peer.down()?;
     }
     row("100 replicas on 4 workers, all running", ours[0], theirs[0], "s");
     row("rolling update of 60 tasks, 10 at a time", ours[1], theirs[1], "s");
