@@ -18,7 +18,11 @@ mod orchestrator;
 mod reaper;
 pub mod reconcile;
 mod restart;
+#[cfg(test)]
+mod scenario;
 mod scheduler;
 pub mod store;
+#[cfg(test)]
+mod testing;
 mod update;
 pub mod validate;

@@ -19,8 +19,8 @@ use shoal_proto::task_state::TaskState;
 
 use crate::change::NewTask;
 use crate::draft::Draft;
-use crate::reconcile::SlotKey;
-use crate::restart::{hand_over, is_in_the_way, is_lost, restart, should_restart};
+use crate::reconcile::{Due, SlotKey};
+use crate::restart::{Replacement, hand_over, is_in_the_way, is_lost, restart, should_restart};
 use crate::store::Store;
 use crate::{reaper, update};
 
@@ -115,12 +115,12 @@ pub(crate) fn reconcile_service(draft: &mut Draft<'_>, id: ServiceId) {
     settle_all(draft, &service);
 }
 
-/// Looks at one slot.
-pub(crate) fn reconcile_slot(draft: &mut Draft<'_>, key: SlotKey) {
-    let Some(service) = draft.store.service(key.service).cloned() else { return };
+/// Looks at one slot. True when it was left empty, so that the service as a whole has to be scaled again.
+pub(crate) fn reconcile_slot(draft: &mut Draft<'_>, key: SlotKey) -> bool {
+    let Some(service) = draft.store.service(key.service).cloned() else { return false };
     if service.pending_delete {
         reaper::finish_deletion(draft, key.service);
-        return;
+        return false;
     }
     if let Some(node) = key.node {
         global::leave(draft, &service, Some(node));
@@ -132,6 +132,21 @@ pub(crate) fn reconcile_slot(draft: &mut Draft<'_>, key: SlotKey) {
         global::fill_nodes(draft, &service, Some(node));
     }
     settle(draft, &service, key);
+    key.node.is_none() && {
+        let slot = tasks_in(&draft.store, key);
+        // Slots that were scaled away have tasks to be removed: nobody misses those.
+        newest(&slot).is_some_and(|task| task.desired_state == TaskState::Shutdown)
+            && !slot.iter().any(|task| is_runnable(task))
+            && !is_finished(&slot, draft.now)
+    }
+}
+
+/// Fills the empty slots of a service, or removes what is too much.
+pub(crate) fn rescale(draft: &mut Draft<'_>, id: ServiceId) {
+    let Some(service) = draft.store.service(id).cloned() else { return };
+    if let ServiceMode::Replicated { replicas } = service.spec.mode {
+        replicated::scale(draft, &service, replicas);
+    }
 }
 
 fn tend_all(draft: &mut Draft<'_>, service: &Arc<Service>) {
@@ -149,14 +164,26 @@ fn tend(draft: &mut Draft<'_>, service: &Arc<Service>, freshness: &mut Freshness
         if !over(draft, task) {
             continue;
         }
+        // It failed while it was prepared: its own delay has to pass first, or a missing image would be asked for
+        // again and again without any pause.
+        let held = task.desired_state == TaskState::Ready && task.not_before > draft.now;
+        if held && task.status.state.is_terminal() {
+            draft.wake(Due::Slot(slot_key(task)), task.not_before);
+            continue;
+        }
         // During a start-first update the slot has two tasks: the end of one of them needs no third.
         let covered = slot.iter().any(|other| {
             other.id != task.id && is_runnable(other) && !over(draft, other) && !freshness.is_dirty(&draft.store, other)
         });
-        let by_update = update::is_running(service) && (task.by_update || freshness.is_dirty(&draft.store, task));
-        let replace = !covered && !replaced;
-        restart(draft, service, task, replace, by_update);
-        replaced |= replace;
+        let replacement = if covered || replaced {
+            Replacement::None
+        } else if update::is_running(service) && freshness.is_dirty(&draft.store, task) {
+            Replacement::Update
+        } else {
+            Replacement::Restart { by_update: update::is_of_update(service, task) }
+        };
+        restart(draft, service, task, replacement);
+        replaced |= replacement != Replacement::None;
     }
 }
 

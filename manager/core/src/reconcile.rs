@@ -167,11 +167,17 @@ fn orchestrate(draft: &mut Draft<'_>, dirty: &mut Dirty) {
         orchestrator::reconcile_service(draft, *service);
         dirty.groups.insert(*service);
     }
+    let mut emptied = BTreeSet::new();
     for key in &dirty.slots {
         if !dirty.services.contains(&key.service) {
-            orchestrator::reconcile_slot(draft, *key);
+            if orchestrator::reconcile_slot(draft, *key) {
+                emptied.insert(key.service);
+            }
             dirty.groups.insert(key.service);
         }
+    }
+    for service in emptied {
+        orchestrator::rescale(draft, service);
     }
 }
 
@@ -181,6 +187,12 @@ fn place(draft: &mut Draft<'_>, dirty: &Dirty) {
     if dirty.capacity || dirty.everything {
         groups = draft.store.tasks_unassigned().map(|(service, _, _)| service).collect();
         groups.dedup();
+        for service in &groups {
+            // What there was no room for may fit now.
+            if draft.store.service(*service).is_some_and(|s| allocator::incomplete_reason(&draft.store, s).is_some()) {
+                allocator::allocate_service(draft, *service);
+            }
+        }
     }
     for service in &groups {
         allocator::allocate_tasks(draft, *service);
@@ -219,6 +231,8 @@ impl Planner {
             self.timers.clear();
             self.full_at = now;
         }
+        // What is looked at now names its next instant anew.
+        self.timers.retain(|due, _| !dirty.covers(*due));
         let plan = plan_all(store, &dirty, now, ids);
         self.timers.extend(plan.timers.iter().map(|(due, at)| (*due, *at)));
         plan

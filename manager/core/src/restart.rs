@@ -108,14 +108,31 @@ fn seconds(duration: Duration) -> String {
     if millis % 1000 == 0 { format!("{} s", millis / 1000) } else { format!("{:.1} s", duration.as_secs_f64()) }
 }
 
-/// Takes a runnable task that ended or was lost out of its slot, and puts a replacement there if its policy says so.
-pub(crate) fn restart(draft: &mut Draft<'_>, service: &Service, task: &Task, replace: bool, by_update: bool) {
-    let lost = !task.status.state.is_terminal();
+/// What comes after a task that ended or was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replacement {
+    /// Nothing: the slot has another task.
+    None,
+    /// Its policy decides.
+    Restart {
+        /// Does the fate of the new task count for the update that is under way?
+        by_update: bool,
+    },
+    /// The update that is under way was going to replace it anyway: now is the time.
+    Update,
+}
+
+/// Takes a runnable task that ended or was lost out of its slot, and puts a replacement there.
+pub(crate) fn restart(draft: &mut Draft<'_>, service: &Service, task: &Task, replacement: Replacement) {
+    let lost = !task.status.state.is_terminal() || task.status.state == TaskState::Orphaned;
     draft.set_desired(task, TaskState::Shutdown);
-    if !replace || !should_restart(task, draft.now) {
-        return;
-    }
-    let (restart, delay, message) = follow(task, lost, draft.now);
+    let (by_update, (restart, delay, message)) = match replacement {
+        Replacement::Update => (true, (RestartTrack::default(), Duration::ZERO, String::new())),
+        Replacement::Restart { by_update } if should_restart(task, draft.now) => {
+            (by_update, follow(task, lost, draft.now))
+        }
+        Replacement::Restart { .. } | Replacement::None => return,
+    };
     let node_id = match service.spec.mode {
         ServiceMode::Replicated { .. } => None,
         ServiceMode::Global => task.node_id,

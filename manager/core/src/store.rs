@@ -12,6 +12,8 @@ mod apply;
 mod index;
 mod log;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::net::Ipv4Addr;
 use std::ops::Bound;
@@ -28,6 +30,9 @@ pub use index::{NodeUsage, PlacementCount};
 pub(crate) use index::{host_ports, ingress_ports};
 pub use log::Event;
 pub use snapshot::{Restore, RestoreError, SnapshotChunks};
+
+#[cfg(test)]
+pub(crate) use tests::check_indexes;
 
 use crate::change::{Object, ObjectKey};
 use index::Index;

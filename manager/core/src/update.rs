@@ -43,7 +43,10 @@ fn config(service: &Service) -> UpdateConfig {
 }
 
 /// Was the task made by the update that is under way?
-fn is_of_update(service: &Service, task: &Task) -> bool {
+pub(crate) fn is_of_update(service: &Service, task: &Task) -> bool {
+    if !is_running(service) {
+        return false;
+    }
     let began = service.update_status.as_ref().map_or(Timestamp::ZERO, |status| status.started_at);
     task.by_update && task.spec_version == service.spec_version && task.meta.created_at >= began
 }

@@ -6,6 +6,7 @@ use shoal_proto::task_state::TaskState;
 use super::{Dirty, Due};
 use crate::change::Object;
 use crate::orchestrator::slot_key;
+use crate::restart::is_lost;
 use crate::store::{Event, Store};
 use crate::update;
 
@@ -48,6 +49,16 @@ impl Dirty {
                 self.nodes.insert(id);
             }
             Due::Placement => self.capacity = true,
+        }
+    }
+
+    /// Will it be looked at?
+    pub(super) fn covers(&self, due: Due) -> bool {
+        match due {
+            Due::Service(id) => self.services.contains(&id),
+            Due::Slot(key) => self.slots.contains(&key) || self.services.contains(&key.service),
+            Due::Node(id) => self.nodes.contains(&id),
+            Due::Placement => self.capacity,
         }
     }
 
@@ -95,7 +106,12 @@ impl Dirty {
         if before.is_none_or(|old| old.node_id != after.node_id) || after.status.state < TaskState::Assigned {
             self.groups.insert(after.service_id);
         }
-        if !same {
+        // That a task was made, or got its node, leaves nothing to do for its slot.
+        let well = !ended
+            && after.desired_state == TaskState::Running
+            && before.is_none_or(|old| old.desired_state == after.desired_state)
+            && !is_lost(store, after);
+        if !same && !well {
             self.slots.insert(slot_key(after));
         }
         self.capacity |= ended && !same;

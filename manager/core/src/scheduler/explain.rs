@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(bytes(512 << 20), "512 MiB");
         assert_eq!(bytes(2 << 30), "2 GiB");
         assert_eq!(bytes(3 << 29), "1.5 GiB");
-        assert_eq!(bytes((1 << 30) + (1 << 30) / 20), "1.05 GiB");
+        assert_eq!(bytes((1 << 30) + (1 << 30) / 20 + 1), "1.05 GiB");
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(cores(500_000_000), "0.5");
         assert_eq!(cores(2_000_000_000), "2");

@@ -174,12 +174,15 @@ impl Index {
             self.forget_failure(old);
             self.remember_failure(new);
         }
-        let attachments_changed = old.networks != new.networks
-            || old.status.state.is_terminal() != new.status.state.is_terminal()
-            || occupied_node(old) != occupied_node(new);
-        if attachments_changed && !(old.networks.is_empty() && new.networks.is_empty()) {
-            self.detach(old);
-            self.attach(new)?;
+        let terminal = (old.status.state.is_terminal(), new.status.state.is_terminal());
+        let moved = old.networks != new.networks || terminal.0 != terminal.1;
+        if moved || occupied_node(old) != occupied_node(new) {
+            self.leave_networks(old);
+            self.join_networks(new);
+        }
+        if moved {
+            self.release_addresses(old);
+            self.take_addresses(new)?;
         }
         Ok(())
     }
@@ -190,7 +193,8 @@ impl Index {
         self.set_unassigned(task, is_unassigned(task));
         self.occupy(task);
         self.remember_failure(task);
-        self.attach(task)
+        self.join_networks(task);
+        self.take_addresses(task)
     }
 
     fn remove_task(&mut self, task: &Task) {
@@ -199,7 +203,8 @@ impl Index {
         self.set_unassigned(task, false);
         self.vacate(task);
         self.forget_failure(task);
-        self.detach(task);
+        self.leave_networks(task);
+        self.release_addresses(task);
     }
 
     fn link_node(&mut self, task: &Task) {
@@ -269,23 +274,19 @@ impl Index {
         }
     }
 
-    fn attach(&mut self, task: &Task) -> Result<(), ApplyError> {
+    fn join_networks(&mut self, task: &Task) {
         if task.status.state.is_terminal() {
-            return Ok(());
+            return;
         }
         for attachment in &task.networks {
             self.network_tasks.insert((attachment.network, task.id));
             if let Some(node) = occupied_node(task) {
                 *self.network_nodes.entry((attachment.network, node)).or_insert(0) += 1;
             }
-            if let Some(addr) = attachment.addr {
-                self.take_address(attachment.network, addr.addr())?;
-            }
         }
-        Ok(())
     }
 
-    fn detach(&mut self, task: &Task) {
+    fn leave_networks(&mut self, task: &Task) {
         if task.status.state.is_terminal() {
             return;
         }
@@ -299,18 +300,41 @@ impl Index {
                     self.network_nodes.remove(&(attachment.network, node));
                 }
             }
+        }
+    }
+
+    fn take_addresses(&mut self, task: &Task) -> Result<(), ApplyError> {
+        if task.status.state.is_terminal() {
+            return Ok(());
+        }
+        for attachment in &task.networks {
+            if let Some(addr) = attachment.addr {
+                self.take_address(attachment.network, addr.addr(), true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn release_addresses(&mut self, task: &Task) {
+        if task.status.state.is_terminal() {
+            return;
+        }
+        for attachment in &task.networks {
             if let Some(addr) = attachment.addr {
                 self.release_address(attachment.network, addr.addr());
             }
         }
     }
 
-    fn take_address(&mut self, network: NetworkId, addr: Ipv4Addr) -> Result<(), ApplyError> {
+    /// Takes an address; one that was handed out just now moves the search on.
+    fn take_address(&mut self, network: NetworkId, addr: Ipv4Addr, fresh: bool) -> Result<(), ApplyError> {
         let space = self.spaces.entry(network).or_default();
         if !space.take(addr) {
             return Err(ApplyError::AddressTaken { network, addr });
         }
-        space.cursor = addr.into();
+        if fresh {
+            space.cursor = addr.into();
+        }
         Ok(())
     }
 
@@ -329,11 +353,12 @@ impl Index {
         if let Some(old) = before {
             self.remove_service(old);
         }
-        after.map_or(Ok(()), |new| self.add_service(new))
+        after.map_or(Ok(()), |new| self.add_service(before, new))
     }
 
-    fn add_service(&mut self, service: &Service) -> Result<(), ApplyError> {
+    fn add_service(&mut self, before: Option<&Service>, service: &Service) -> Result<(), ApplyError> {
         let id = service.id;
+        let known = before.map(|service| &service.endpoint);
         let name: Arc<str> = match self.shared_names.get(&id) {
             Some(name) if **name == *service.spec.name => Arc::clone(name),
             _ => Arc::from(service.spec.name.as_str()),
@@ -347,7 +372,8 @@ impl Index {
                 {
                     return Err(ApplyError::PortTaken { protocol, port, service: owner });
                 }
-                if crate::reconcile::AUTOMATIC_PORTS.contains(&port) {
+                let fresh = !known.is_some_and(|known| known.ports.iter().any(|old| old.published == port));
+                if fresh && crate::reconcile::AUTOMATIC_PORTS.contains(&port) {
                     self.port_cursor = port;
                 }
             }
@@ -362,7 +388,8 @@ impl Index {
             self.network_services.insert((network, id));
         }
         for vip in &service.endpoint.virtual_ips {
-            self.take_address(vip.network, vip.addr)?;
+            let fresh = !known.is_some_and(|known| known.virtual_ips.contains(vip));
+            self.take_address(vip.network, vip.addr, fresh)?;
         }
         Ok(())
     }
@@ -397,7 +424,7 @@ impl Index {
         if let Some(addr) = old {
             self.release_address(ingress, addr);
         }
-        new.map_or(Ok(()), |addr| self.take_address(ingress, addr))
+        new.map_or(Ok(()), |addr| self.take_address(ingress, addr, true))
     }
 
     /// Follows a network.

@@ -1,0 +1,294 @@
+//! Whatever happens, in whatever order: what must always hold, holds; and once the accidents end, everything is as wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use shoal_proto::id::{NetworkId, NodeId, ServiceId};
+use shoal_proto::object::NodeState;
+use shoal_proto::spec::{Availability, FailureAction, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder};
+use shoal_proto::task_state::TaskState;
+
+use crate::testing::{Fate, World, global, image, on, overlay, port, replicated, with_task};
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+enum Event {
+    Lose(u8),
+    Back(u8),
+    Drain(u8),
+    Activate(u8),
+    Label(u8, u8),
+    Scale(u8),
+    Image(u8),
+    Break(u8),
+    Mend,
+    Remove(u8),
+    Agents,
+    Plan,
+    Pass(u16),
+    FailOver,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        1 => (0..5u8).prop_map(Event::Lose),
+        1 => (0..5u8).prop_map(Event::Back),
+        1 => (0..5u8).prop_map(Event::Drain),
+        1 => (0..5u8).prop_map(Event::Activate),
+        1 => (0..5u8, 0..2u8).prop_map(|(node, label)| Event::Label(node, label)),
+        1 => (0..7u8).prop_map(Event::Scale),
+        1 => (0..4u8).prop_map(Event::Image),
+        1 => (0..4u8).prop_map(Event::Break),
+        1 => Just(Event::Mend),
+        1 => (0..9u8).prop_map(Event::Remove),
+        4 => Just(Event::Agents),
+        4 => Just(Event::Plan),
+        2 => (0..100u16).prop_map(Event::Pass),
+        1 => Just(Event::FailOver),
+    ]
+}
+
+struct Story {
+    world: World,
+    replicated: ServiceId,
+    start_first: bool,
+    global: ServiceId,
+    network: NetworkId,
+    wanted: u64,
+}
+
+fn story(start_first: bool, rollback: bool) -> Story {
+    let mut world = World::new(5);
+    let network = world.create_network(overlay("net"));
+    let config = UpdateConfig {
+        parallelism: 2,
+        monitor: Duration::from_secs(5),
+        order: if start_first { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst },
+        failure_action: if rollback { FailureAction::Rollback } else { FailureAction::Pause },
+        ..UpdateConfig::default()
+    };
+    let mut spec = with_task(replicated("web", 4), |task| {
+        task.networks = vec![on(network)];
+        task.resources.reservations.memory_bytes = 1 << 30;
+    });
+    spec.endpoint.ports = vec![port(0, 80)];
+    spec.update = Some(config.clone());
+    let replicated = world.create(spec);
+    let global = world.create(ServiceSpec {
+        update: Some(config),
+        ..with_task(global("agent"), |task| {
+            task.networks = vec![on(network)];
+            task.placement.constraints = vec!["node.labels.l!=1".into()];
+        })
+    });
+    world.settle();
+    Story { world, replicated, start_first, global, network, wanted: 4 }
+}
+
+impl Story {
+    fn happen(&mut self, event: &Event) {
+        let world = &mut self.world;
+        let exists = |world: &World, id| world.store.service(id).is_some_and(|service| !service.pending_delete);
+        let node = |number: &u8| u128::from(*number) + 1;
+        match event {
+            Event::Lose(number) => world.lose(node(number)),
+            Event::Back(number) => world.back(node(number)),
+            Event::Drain(number) => world.availability(node(number), Availability::Drain),
+            Event::Activate(number) => world.availability(node(number), Availability::Active),
+            Event::Label(number, value) => world.label(node(number), "l", &value.to_string()),
+            Event::Scale(replicas) if exists(world, self.replicated) => {
+                self.wanted = u64::from(*replicas);
+                world.scale(self.replicated, self.wanted);
+            }
+            Event::Image(number) => {
+                for id in [self.replicated, self.global] {
+                    if exists(world, id) {
+                        world.update(id, |spec| image(spec, &format!("web:{number}")));
+                    }
+                }
+            }
+            Event::Break(number) => {
+                let fate = if number % 2 == 0 { Fate::Fails } else { Fate::Rejected };
+                world.fates.insert(format!("web:{number}"), fate);
+            }
+            Event::Mend => world.fates.clear(),
+            Event::Remove(0) if exists(world, self.global) => world.remove(self.global),
+            Event::Scale(_) | Event::Remove(_) => {}
+            Event::Agents => world.agents(),
+            Event::Plan => {
+                world.plan();
+            }
+            Event::Pass(seconds) => world.pass(u64::from(*seconds)),
+            Event::FailOver => world.fail_over(),
+        }
+    }
+
+    /// What holds at every moment.
+    fn check(&self) {
+        let store = &self.world.store;
+        let mut used: BTreeSet<(NetworkId, Ipv4Addr)> = BTreeSet::new();
+        let mut take = |network, addr| assert!(used.insert((network, addr)), "{addr} was given twice");
+        for service in store.services() {
+            service.endpoint.virtual_ips.iter().for_each(|vip| take(vip.network, vip.addr));
+        }
+        for task in store.tasks().filter(|task| !task.status.state.is_terminal()) {
+            for attachment in &task.networks {
+                take(attachment.network, attachment.addr.expect("an overlay address").addr());
+            }
+        }
+        if let Some(ingress) = store.ingress_network() {
+            store.nodes().filter_map(|node| node.ingress_address).for_each(|addr| take(ingress.id, addr));
+        }
+        self.check_slots();
+        crate::store::check_indexes(store);
+    }
+
+    /// Never two tasks of one slot that are wanted to run, but in a start-first update.
+    fn check_slots(&self) {
+        let mut slots: BTreeMap<(ServiceId, u64, Option<NodeId>), u32> = BTreeMap::new();
+        for task in self.world.store.tasks().filter(|task| task.desired_state <= TaskState::Running) {
+            let node = task.node_id.filter(|_| task.slot == 0);
+            *slots.entry((task.service_id, task.slot, node)).or_default() += 1;
+        }
+        let most = if self.start_first { 2 } else { 1 };
+        assert!(slots.values().all(|count| *count <= most), "{}", self.world.show(self.replicated));
+        // Of live nodes, none runs a task of a slot beside another one that was started after it was told to stop.
+        if !self.start_first {
+            for task in self.world.runnable(self.replicated).iter().filter(|t| t.desired_state == TaskState::Running) {
+                let beside = self.world.store.tasks_of_slot(self.replicated, task.slot).find(|other| {
+                    let node = other.node_id.and_then(|id| self.world.store.node(id));
+                    other.id != task.id
+                        && other.status.state == TaskState::Running
+                        && other.running_since <= task.meta.created_at
+                        && node.is_some_and(|node| {
+                            node.status.state == NodeState::Ready && node.status.since < task.meta.created_at
+                        })
+                        && task.meta.created_at.after(Duration::from_secs(70)) > self.world.now
+                });
+                assert!(beside.is_none(), "{}", self.world.show(self.replicated));
+            }
+        }
+    }
+
+    /// The accidents are over, time passes: everything is as wanted.
+    fn heal(&mut self) {
+        self.world.fates.clear();
+        for number in 1..=5 {
+            self.world.back(number);
+            self.world.availability(number, Availability::Active);
+        }
+        for id in [self.replicated, self.global] {
+            if self.world.store.service(id).is_some_and(|service| !service.pending_delete) {
+                self.world.update(id, |spec| image(spec, "web:final"));
+            }
+        }
+        // A rollback takes back the whole spec, the scale included.
+        if let ServiceMode::Replicated { replicas } = self.world.service(self.replicated).spec.mode {
+            self.wanted = replicas;
+        }
+        for _ in 0..30 {
+            self.world.run();
+            self.world.pass(61);
+        }
+        self.world.run();
+        assert_eq!(
+            self.world.running(self.replicated).len() as u64,
+            self.wanted,
+            "{}",
+            self.world.show(self.replicated)
+        );
+        assert_eq!(self.world.runnable(self.replicated).len() as u64, self.wanted);
+        assert!(self.world.running(self.replicated).iter().all(|task| task.spec.container.image == "web:final"));
+        if self.world.store.service(self.global).is_some() {
+            let label = |id| self.world.store.node(id).and_then(|node| node.spec.labels.get("l").cloned());
+            let expected = self.world.store.nodes().filter(|node| label(node.id).as_deref() != Some("1")).count();
+            assert_eq!(self.world.running(self.global).len(), expected, "{}", self.world.show(self.global));
+        }
+        // Nothing leaks: gateway, two reserved, the virtual addresses, and the tasks.
+        let tasks = self.world.store.tasks_on_network(self.network).count();
+        let vips = self.world.store.services_on_network(self.network).count();
+        let used = self.world.store.addresses(self.network).map(|space| space.used() as usize);
+        assert_eq!(used, Some(3 + tasks + vips));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn accidents_in_any_order(
+        events in prop::collection::vec(event(), 0..60),
+        start_first in any::<bool>(),
+        rollback in any::<bool>(),
+    ) {
+        let mut story = story(start_first, rollback);
+        for event in &events {
+            story.happen(event);
+            story.check();
+        }
+        story.heal();
+        story.check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// A hub's differences lead to the same as the whole set.
+    #[test]
+    fn differences_add_up_to_the_whole(events in prop::collection::vec(event(), 0..40)) {
+        use crate::dispatch::Hub;
+        use shoal_proto::assignment::{AssignmentItem, AssignmentKey, AssignmentSet};
+        type Known = BTreeMap<AssignmentKey, AssignmentItem>;
+
+        fn take(known: &mut Known, set: AssignmentSet) {
+            if set.complete {
+                known.clear();
+            }
+            for key in set.remove {
+                known.remove(&key);
+            }
+            known.extend(set.put.into_iter().map(|item| (item.key(), item)));
+        }
+        // What an agent does not learn from its manager does not count.
+        fn plain(known: &Known) -> Known {
+            let mut plain = known.clone();
+            for item in plain.values_mut() {
+                if let AssignmentItem::Task(task) = item {
+                    let task = std::sync::Arc::make_mut(task);
+                    task.meta = Default::default();
+                    task.status = Default::default();
+                    task.running_since = Default::default();
+                    task.ended_at = Default::default();
+                }
+            }
+            plain
+        }
+
+        let mut story = story(false, false);
+        let mut hub = Hub::new(story.world.store.clone());
+        let mut known: BTreeMap<NodeId, Known> = BTreeMap::new();
+        let mut sequences: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for number in 1..=5 {
+            let id = NodeId::from_bits(number);
+            let set = hub.attach(id);
+            sequences.insert(id, set.sequence);
+            take(known.entry(id).or_default(), set);
+        }
+        for event in &events {
+            story.happen(event);
+            for (node, set) in hub.advance(&story.world.store) {
+                let sequence = sequences.entry(node).or_default();
+                *sequence += 1;
+                prop_assert_eq!(set.sequence, *sequence);
+                take(known.entry(node).or_default(), set);
+            }
+            for (node, known) in &known {
+                let mut whole = Known::new();
+                take(&mut whole, crate::dispatch::full(&story.world.store, *node));
+                prop_assert_eq!(plain(known), plain(&whole));
+            }
+        }
+    }
+}
