@@ -57,8 +57,12 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
         node: Arc::new(node.clone()),
         listeners,
         shutdown: shutdown.clone(),
+        version: shoal_api::VersionInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..shoal_api::VersionInfo::default()
+        },
         debug: settings.debug,
-        ..shoal_api::ApiOptions::default_versions(engine.clone())
+        entropy: Entropy::from_system(),
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
     sockets::notify_ready();

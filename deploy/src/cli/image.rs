@@ -181,7 +181,7 @@ pub(crate) struct HistoryArgs {
     #[arg(long)]
     format: Option<String>,
     /// Print sizes and dates in human readable format
-    #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
+    #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
     human: bool,
     /// Don't truncate output
     #[arg(long)]

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::table;
 use super::template::Template;
 
-/// Key of a row that holds the labels for `{{.Label "key"}}`. Not shown by `{{json .}}`.
+/// Key of a row that holds the labels for `{{.Label "key"}}`; null in the row of headers, where a label's header is its key.
+/// Not shown by `{{json .}}`.
 pub(crate) const LABELS: &str = "\u{0}labels";
 
 /// What one line of a list shows: fields by name, all texts.
@@ -117,6 +118,7 @@ mod tests {
     fn every_format() {
         assert_eq!(render(None, false), "ID             NAME\n0123456789ab   web\n");
         assert_eq!(render(Some("table {{.Name}}\\t{{.ID}}"), false), "NAME      ID\nweb       0123456789ab\n");
+        assert_eq!(render(Some("table {{.Name}}\\t{{.Label \"a.b\"}}"), false), "NAME      a.b\nweb       c\n");
         assert_eq!(render(None, true), "0123456789ab\n");
         assert_eq!(render(Some("json"), false), "{\"ID\":\"0123456789ab\",\"Labels\":\"a.b=c\",\"Name\":\"web\"}\n");
         assert_eq!(render(Some("{{json .}}"), false), render(Some("json"), false));

@@ -74,17 +74,16 @@ impl Executor for EngineExecutor {
             hostname: options.hostname.clone(),
             platform: Platform { architecture: info.architecture, os: info.os_type },
             resources: ResourceAmount {
-                nano_cpus: info.ncpu.saturating_mul(1_000_000_000),
-                memory_bytes: info.mem_total,
+                nano_cpus: i64::try_from(info.ncpu).unwrap_or(i64::MAX).saturating_mul(1_000_000_000),
+                memory_bytes: i64::try_from(info.mem_total).unwrap_or(i64::MAX),
                 ..ResourceAmount::default()
             },
             engine_version: options.version.clone(),
             engine_labels: options.labels.clone(),
             plugins: plugins.into_iter().chain(logs).chain([("Volume".to_owned(), "local".to_owned())]).collect(),
             data_path_addr: Some(self.shared.data_path_addr),
-            trust_root_pem: credentials.trust_pem().to_owned(),
-            issuer_subject: credentials.issuer_subject().to_vec(),
-            issuer_public_key: credentials.issuer_public_key().to_vec(),
+            trust_root_pem: credentials.material.trust_pem.clone(),
+            ..NodeDescription::default()
         })
     }
 

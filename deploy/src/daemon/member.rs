@@ -13,7 +13,8 @@ use shoal_kit::clock::Clock;
 use shoal_kit::entropy::Entropy;
 use shoal_kit::identity::NodeIdentity;
 use shoal_kit::tls::{DialOptions, lazy_channel};
-use shoal_manager::{Bootstrap, Manager, ManagerHandle, ManagerOptions};
+use shoal_manager::ca::Founding;
+use shoal_manager::{BootstrapSpec, Manager, ManagerHandle, ManagerOptions};
 use shoal_proto::error::{Failure, chain};
 use shoal_proto::id::NodeId;
 use shoal_proto::spec::NodeRole;
@@ -51,11 +52,16 @@ struct Core {
 
 impl Member {
     /// The first manager of a new cluster.
-    pub(crate) async fn first(options: MemberOptions, bootstrap: Bootstrap, file: NodeFile) -> Result<Self, Failure> {
+    pub(crate) async fn first(options: MemberOptions, bootstrap: BootstrapSpec, file: NodeFile) -> Result<Self, Failure> {
         file.write(&options.data_dir)?;
         let directory = NodeIdentity::directory(&options.data_dir);
-        let (identity, manager) =
-            Manager::bootstrap(&directory, |identity| manager_options(&options, identity, &file), bootstrap).await?;
+        let life = bootstrap.cluster.node_cert_expiry;
+        let founding = Founding::new(&directory, &options.clock, options.entropy.clone(), life)
+            .map_err(|error| Failure::internal(&error))?;
+        let identity = founding.identity;
+        let manager_options = manager_options(&options, Arc::clone(&identity), &file);
+        let spec = BootstrapSpec { root: founding.root, ..bootstrap };
+        let manager = Manager::bootstrap(manager_options, spec).await?;
         Ok(Self::start(options, identity, file, Some(manager)))
     }
 
@@ -67,7 +73,8 @@ impl Member {
     ) -> Result<Self, Failure> {
         let manager = match identity.role() {
             NodeRole::Manager => {
-                Some(Manager::join(manager_options(&options, Arc::clone(&identity), &file), &file.managers).await?)
+                let manager_options = manager_options(&options, Arc::clone(&identity), &file);
+                Some(Manager::join(manager_options, file.managers.clone()).await?)
             }
             NodeRole::Worker => None,
         };
@@ -84,7 +91,9 @@ impl Member {
     ) -> Result<Self, Failure> {
         let manager = match identity.role() {
             NodeRole::Manager => {
-                Some(Manager::start(manager_options(&options, Arc::clone(&identity), &file), &file.managers).await?)
+                let manager_options = manager_options(&options, Arc::clone(&identity), &file);
+                // A promotion that was cut short: the certificate is there, the membership is not. `supervise` goes on.
+                if Manager::exists(&manager_options) { Some(Manager::start(manager_options).await?) } else { None }
             }
             NodeRole::Worker => None,
         };
@@ -190,7 +199,7 @@ impl Member {
             if !force {
                 return Err(Failure::unavailable(leave_warning(&manager).await));
             }
-            if let Err(failure) = manager.leave().await {
+            if let Err(failure) = manager.leave(true).await {
                 tracing::warn!(error = failure.message, "leaving without the other managers' consent, as asked");
             }
         }
@@ -253,13 +262,14 @@ impl Core {
             (NodeRole::Manager, None) => {
                 let file = self.file();
                 let options = manager_options(&self.options, Arc::clone(&self.identity), &file);
-                let manager = Manager::join(options, &file.managers).await?;
+                let manager = Manager::join(options, file.managers.clone()).await?;
                 tracing::info!("this node is a manager now");
                 self.set_manager(Some(manager));
             }
             (NodeRole::Worker, Some(_)) => {
                 if let Some(manager) = self.set_manager(None) {
-                    manager.retire().await?;
+                    manager.shutdown().await;
+                    Manager::erase(&manager_options(&self.options, Arc::clone(&self.identity), &self.file()))?;
                     tracing::info!("this node is a worker now");
                 }
             }
@@ -315,12 +325,10 @@ async fn follow(core: &Core, agent: &AgentHandle, info: &SessionInfo) -> Result<
 }
 
 fn manager_options(options: &MemberOptions, identity: Arc<NodeIdentity>, file: &NodeFile) -> ManagerOptions {
-    ManagerOptions::new(
-        options.data_dir.join("raft"),
-        identity,
-        file.listen_addr,
-        file.advertise_addr,
-        Arc::clone(&options.clock),
-        options.entropy.clone(),
-    )
+    ManagerOptions {
+        data_path_addr: Some(file.data_path_addr),
+        clock: Arc::clone(&options.clock),
+        entropy: options.entropy.clone(),
+        ..ManagerOptions::new(options.data_dir.clone(), identity, file.advertise_addr, file.listen_addr)
+    }
 }

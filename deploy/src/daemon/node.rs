@@ -5,7 +5,8 @@
 //! knows). A member is made from these alone, so a restart, a join and an init all end in the same [`Member::start`].
 //! One operation at a time changes membership; a second one is refused, not queued.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,11 +18,12 @@ use shoal_api::node::{
     InitRequest, JoinRequest, LocalNodeState, LocalNodeStatus, NodeControl, RemoteManager,
 };
 use shoal_engine::Engine;
+use shoal_engine::network::ClusterNetworkState;
 use shoal_kit::ca_client;
 use shoal_kit::clock::Clock;
 use shoal_kit::entropy::Entropy;
 use shoal_kit::identity::NodeIdentity;
-use shoal_manager::{Bootstrap, Manager, ManagerHandle};
+use shoal_manager::{BootstrapSpec, ManagerHandle};
 use shoal_proto::error::{ErrorKind, Failure, chain};
 use shoal_proto::id::NodeId;
 use tokio::sync::Mutex;
@@ -221,10 +223,11 @@ impl Node {
     }
 
     async fn start_first(&self, request: InitRequest, file: NodeFile) -> Result<Member, Failure> {
-        let bootstrap = Bootstrap {
-            spec: request.spec,
+        let bootstrap = BootstrapSpec {
+            cluster: request.spec,
             pools: request.pools,
             availability: request.availability,
+            ..BootstrapSpec::default()
         };
         Member::first(self.member_options(), bootstrap, file).await
     }
@@ -304,7 +307,14 @@ impl Node {
                 tracing::warn!(container = container.id, error = failure.message, "cannot remove a task's container");
             }
         }
-        if let Err(failure) = engine.networks().leave_cluster().await {
+        let nothing = ClusterNetworkState {
+            node_id: NodeId::default(),
+            data_path_addr: Ipv4Addr::UNSPECIFIED.into(),
+            data_path_port: 4789,
+            networks: BTreeMap::new(),
+            published: BTreeMap::new(),
+        };
+        if let Err(failure) = engine.networks().apply_cluster(nothing).await {
             tracing::warn!(error = failure.message, "cannot remove the cluster's networks from this node");
         }
     }

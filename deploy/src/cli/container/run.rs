@@ -30,7 +30,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "KEYS")]
     detach_keys: Option<String>,
     /// Proxy received signals to the process
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
     sig_proxy: bool,
     #[command(flatten)]
     options: ContainerOptions,
@@ -258,7 +258,7 @@ pub(crate) struct AttachArgs {
     #[arg(long)]
     no_stdin: bool,
     /// Proxy all received signals to the process
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
     sig_proxy: bool,
     /// Container
     container: String,

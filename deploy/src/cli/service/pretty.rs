@@ -1,132 +1,139 @@
 //! `service inspect --pretty`.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 
 use super::list::mode;
 use crate::cli::human::binary_size;
 use crate::cli::look::Look as _;
 use crate::cli::parse::duration;
+use crate::cli::tasks::capitalized;
 
 /// The service in words, as docker lays it out.
 pub(super) fn show(service: &Value) -> String {
-    let mut text = String::new();
     let spec = service.at("Spec");
-    let mut line = |indent: usize, label: &str, value: String| {
-        let _ = if value.is_empty() {
-            writeln!(text, "{:indent$}{label}:", "")
-        } else {
-            writeln!(text, "{:indent$}{label}:\t{value}", "")
-        };
-    };
-    line(0, "\nID", service.text("ID").to_owned());
-    line(0, "Name", spec.text("Name").to_owned());
+    let mut text = format!("\nID:\t\t{}\nName:\t\t{}\n", service.text("ID"), spec.text("Name"));
     if !spec.entries("Labels").is_empty() {
-        line(0, "Labels", String::new());
+        text.push_str("Labels:\n");
         for (key, value) in spec.entries("Labels") {
-            line(1, key, value.as_str().unwrap_or_default().to_owned());
+            text.push_str(&format!(" {key}={}\n", value.as_str().unwrap_or_default()));
         }
     }
-    line(0, "Service Mode", capital_words(mode(spec)));
+    let mode = mode(spec).split(' ').map(capitalized).collect::<Vec<_>>().join(" ");
+    text.push_str(&format!("Service Mode:\t{mode}\n"));
     if let Some(replicas) = spec.at("Mode.Replicated.Replicas").as_u64() {
-        line(1, "Replicas", replicas.to_string());
+        text.push_str(&format!(" Replicas:\t{replicas}\n"));
     }
-    if !service.at("UpdateStatus").is_null() {
-        line(0, "UpdateStatus", String::new());
-        line(1, "State", service.text("UpdateStatus.State").to_owned());
-        line(1, "Started", service.text("UpdateStatus.StartedAt").to_owned());
-        line(1, "Completed", service.text("UpdateStatus.CompletedAt").to_owned());
-        line(1, "Message", service.text("UpdateStatus.Message").to_owned());
-    }
-    let placement = spec.at("TaskTemplate.Placement");
-    line(0, "Placement", String::new());
-    for constraint in placement.texts("Constraints") {
-        line(1, "Constraint", constraint);
-    }
-    for preference in placement.items("Preferences") {
-        line(1, "Preference", format!("spread={}", preference.text("Spread.SpreadDescriptor")));
-    }
-    rolling(&mut line, "UpdateConfig", spec.at("UpdateConfig"));
-    rolling(&mut line, "RollbackConfig", spec.at("RollbackConfig"));
-    container(&mut line, spec.at("TaskTemplate.ContainerSpec"));
-    resources(&mut line, spec.at("TaskTemplate.Resources"));
-    endpoint(&mut line, service);
+    update_status(&mut text, service.at("UpdateStatus"));
+    placement(&mut text, spec.at("TaskTemplate.Placement"));
+    rolling(&mut text, "Update", spec.at("UpdateConfig"));
+    rolling(&mut text, "Rollback", spec.at("RollbackConfig"));
+    container(&mut text, spec.at("TaskTemplate.ContainerSpec"));
+    resources(&mut text, spec.at("TaskTemplate.Resources"));
+    endpoint(&mut text, service);
     text
 }
 
-fn rolling(line: &mut impl FnMut(usize, &str, String), title: &str, config: &Value) {
+fn update_status(text: &mut String, status: &Value) {
+    if status.is_null() {
+        return;
+    }
+    text.push_str(&format!("UpdateStatus:\n State:\t\t{}\n", status.text("State")));
+    for (label, field) in [("Started", "StartedAt"), ("Completed", "CompletedAt"), ("Message", "Message")] {
+        if !status.text(field).is_empty() {
+            text.push_str(&format!(" {label}:\t{}\n", status.text(field)));
+        }
+    }
+}
+
+fn placement(text: &mut String, placement: &Value) {
+    text.push_str("Placement:\n");
+    if !placement.items("Constraints").is_empty() {
+        text.push_str(&format!(" Constraints:\t[{}]\n", placement.texts("Constraints").join(" ")));
+    }
+    for preference in placement.items("Preferences") {
+        text.push_str(&format!(" Preference:\tspread={}\n", preference.text("Spread.SpreadDescriptor")));
+    }
+    if placement.number("MaxReplicas") > 0 {
+        text.push_str(&format!(" Max Replicas Per Node:\t{}\n", placement.number("MaxReplicas")));
+    }
+}
+
+fn rolling(text: &mut String, what: &str, config: &Value) {
     if config.is_null() {
         return;
     }
-    line(0, title, String::new());
-    line(1, "Parallelism", config.number("Parallelism").to_string());
+    text.push_str(&format!("{what}Config:\n Parallelism:\t{}\n", config.number("Parallelism")));
     if config.number("Delay") > 0 {
-        line(1, "Delay", duration::show(config.number("Delay")));
+        text.push_str(&format!(" Delay:\t\t{}\n", duration::show(config.number("Delay"))));
     }
-    line(1, "On failure", config.text("FailureAction").to_owned());
+    text.push_str(&format!(" On failure:\t{}\n", config.text("FailureAction")));
     if config.number("Monitor") > 0 {
-        line(1, "Monitoring Period", duration::show(config.number("Monitor")));
+        text.push_str(&format!(" Monitoring Period: {}\n", duration::show(config.number("Monitor"))));
     }
-    line(1, "Max failure ratio", config.at("MaxFailureRatio").as_f64().unwrap_or_default().to_string());
-    line(1, "Order", config.text("Order").to_owned());
+    let ratio = config.at("MaxFailureRatio").as_f64().unwrap_or_default();
+    text.push_str(&format!(" Max failure ratio: {ratio}\n"));
+    text.push_str(&format!(" {:<19}{}\n", format!("{what} order:"), config.text("Order")));
 }
 
-fn container(line: &mut impl FnMut(usize, &str, String), container: &Value) {
-    line(0, "ContainerSpec", String::new());
-    line(1, "Image", container.text("Image").to_owned());
-    for (label, field) in [("Command", "Command"), ("Args", "Args"), ("Env", "Env"), ("Hosts", "Hosts")] {
+fn container(text: &mut String, container: &Value) {
+    text.push_str(&format!("ContainerSpec:\n Image:\t\t{}\n", container.text("Image")));
+    for field in ["Command", "Args", "Env", "Hosts"] {
         if !container.items(field).is_empty() {
-            line(1, label, container.texts(field).join(" "));
+            text.push_str(&format!(" {field}:\t\t{}\n", container.texts(field).join(" ")));
         }
     }
-    for (label, field) in [("Dir", "Dir"), ("User", "User"), ("Hostname", "Hostname")] {
+    for field in ["Dir", "User", "Hostname"] {
         if !container.text(field).is_empty() {
-            line(1, label, container.text(field).to_owned());
+            text.push_str(&format!(" {field}:\t\t{}\n", container.text(field)));
         }
     }
     for mount in container.items("Mounts") {
-        line(1, "Mount", format!("{} {} -> {}", mount.text("Type"), mount.text("Source"), mount.text("Target")));
+        let (kind, source, target) = (mount.text("Type"), mount.text("Source"), mount.text("Target"));
+        text.push_str(&format!(
+            "Mounts:\n Target:\t{target}\n  Source:\t{source}\n  ReadOnly:\t{}\n  Type:\t\t{kind}\n",
+            mount.truth("ReadOnly")
+        ));
     }
-    for (label, list, name) in [("Secret", "Secrets", "SecretName"), ("Config", "Configs", "ConfigName")] {
-        for reference in container.items(list) {
-            line(1, label, format!("{} -> {}", reference.text(name), reference.text("File.Name")));
+    for (title, name) in [("Secrets", "SecretName"), ("Configs", "ConfigName")] {
+        if !container.items(title).is_empty() {
+            text.push_str(&format!("{title}:\n"));
+        }
+        for reference in container.items(title) {
+            text.push_str(&format!(" Target:\t{}\n  Source:\t{}\n", reference.text("File.Name"), reference.text(name)));
         }
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "CPUs are shown with few digits")]
-fn resources(line: &mut impl FnMut(usize, &str, String), resources: &Value) {
-    line(0, "Resources", String::new());
-    for (title, part) in [("Reservations", "Reservations"), ("Limits", "Limits")] {
+fn resources(text: &mut String, resources: &Value) {
+    text.push_str("Resources:\n");
+    for title in ["Reservations", "Limits"] {
         let (cpus, memory) =
-            (resources.number(&format!("{part}.NanoCPUs")), resources.number(&format!("{part}.MemoryBytes")));
+            (resources.number(&format!("{title}.NanoCPUs")), resources.number(&format!("{title}.MemoryBytes")));
         if cpus == 0 && memory == 0 {
             continue;
         }
-        line(1, title, String::new());
+        text.push_str(&format!(" {title}:\n"));
         if cpus > 0 {
-            line(2, "CPU", (cpus as f64 / 1e9).to_string());
+            text.push_str(&format!("  CPU:\t\t{}\n", cpus as f64 / 1e9));
         }
         if memory > 0 {
-            line(2, "Memory", binary_size(memory));
+            text.push_str(&format!("  Memory:\t{}\n", binary_size(memory)));
         }
     }
 }
 
-fn endpoint(line: &mut impl FnMut(usize, &str, String), service: &Value) {
-    line(0, "Endpoint Mode", service.text("Spec.EndpointSpec.Mode").to_owned());
+fn endpoint(text: &mut String, service: &Value) {
+    text.push_str(&format!("Endpoint Mode:\t{}\n", service.text("Spec.EndpointSpec.Mode")));
     if !service.items("Endpoint.Ports").is_empty() {
-        line(0, "Ports", String::new());
+        text.push_str("Ports:\n");
     }
     for port in service.items("Endpoint.Ports") {
-        line(1, "PublishedPort", port.number("PublishedPort").to_string());
-        line(2, "Protocol", port.text("Protocol").to_owned());
-        line(2, "TargetPort", port.number("TargetPort").to_string());
-        line(2, "PublishMode", port.text("PublishMode").to_owned());
+        let (published, target) = (port.number("PublishedPort"), port.number("TargetPort"));
+        let (protocol, mode) = (port.text("Protocol"), port.text("PublishMode"));
+        text.push_str(&format!(
+            " PublishedPort = {published}\n  Protocol = {protocol}\n  TargetPort = {target}\n  PublishMode = {mode}\n"
+        ));
     }
-}
-
-fn capital_words(text: &str) -> String {
-    text.split(' ').map(crate::cli::tasks::capitalized).collect::<Vec<_>>().join(" ")
+    text.push('\n');
 }

@@ -125,11 +125,12 @@ impl State<'_> {
             Operand::Field(names) if names.last().is_some_and(|name| name == "Label") && rest.len() == 1 => {
                 let labels = self.walk(dot, names.get(..names.len() - 1).unwrap_or_default())?;
                 let key = rest.first().map(|operand| self.operand(operand, dot)).transpose()?.unwrap_or_default();
-                let label = labels.get(super::super::listing::LABELS).or_else(|| labels.get("Labels"));
-                Ok(label
-                    .and_then(|map| map.get(key.as_str().unwrap_or_default()))
-                    .cloned()
-                    .unwrap_or_else(|| Value::from("")))
+                let label = match labels.get(super::super::listing::LABELS) {
+                    Some(Value::Null) => return Ok(key),
+                    Some(map) => map.get(key.as_str().unwrap_or_default()),
+                    None => labels.get("Labels").and_then(|map| map.get(key.as_str().unwrap_or_default())),
+                };
+                Ok(label.cloned().unwrap_or_else(|| Value::from("")))
             }
             _ if rest.is_empty() && piped.is_none() => self.operand(first, dot),
             _ => Err("can't give argument to non-function".to_owned()),
