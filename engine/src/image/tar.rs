@@ -399,6 +399,13 @@ impl<R: BufRead, T: Tap> TarReader<R, T> {
     }
 }
 
+/// Could an archive begin so? Its first block has a right checksum, or is the end of an empty archive.
+pub fn looks_like_tar(start: &[u8]) -> bool {
+    start
+        .first_chunk::<BLOCK>()
+        .is_some_and(|block| block.iter().all(|byte| *byte == 0) || Block::parse(*block).is_ok())
+}
+
 /// An id that the kernel can take: all ones would mean "leave as it is".
 fn owner(record: Option<u64>, header: u64) -> Result<u32, String> {
     let id = record.unwrap_or(header);

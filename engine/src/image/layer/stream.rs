@@ -181,7 +181,7 @@ where
     })
 }
 
-fn produce<R: BufRead>(
+fn produce<R: BufRead + Send>(
     source: R,
     limits: &Limits,
     send: &SyncSender<io::Result<Vec<u8>>>,
@@ -239,7 +239,10 @@ fn over(limits: &Limits, compression: Compression, bytes: u64, compressed: u64) 
 ///
 /// # Errors
 /// When the decoder cannot be made.
-pub fn decoder<'a, R: BufRead + 'a>(compression: Compression, source: R) -> io::Result<Box<dyn Read + 'a>> {
+pub fn decoder<'a, R: BufRead + Send + 'a>(
+    compression: Compression,
+    source: R,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),

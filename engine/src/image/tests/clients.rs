@@ -1,0 +1,1 @@
+//! Against real clients; filled below.
