@@ -7,3 +7,8 @@
 //!   compare it without touching the kernel.
 
 pub mod limits;
+pub mod settings;
+pub mod tree;
+
+pub use settings::update;
+pub use tree::Cgroup;

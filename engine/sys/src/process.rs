@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::mount::OpenTreeFlags;
+use rustix::process::WaitOptions;
 
 /// An executable file held through a read-only mount of its own that is in no mount namespace.
 ///
@@ -195,6 +196,194 @@ pub fn install_syscall_filter(program: &[u8]) -> io::Result<()> {
     // SAFETY: the structure points at `length` instructions that live through the call; the kernel copies them.
     match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes a child that is a sibling: its parent is this process's parent. Otherwise as [`fork`].
+///
+/// # Errors
+/// As [`fork`].
+pub fn fork_sibling() -> io::Result<Fork> {
+    if thread_count()? != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // SAFETY: there is no other thread; without a stack the child goes on with a copy of this one, as after `fork`.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(u32::try_from(pid).unwrap_or(0))),
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Ended {
+    /// The code a shell would show: 128 and the signal's number for a signal.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Takes one child that has ended; `None` when none has (or there is none).
+///
+/// # Errors
+/// As `waitpid(2)`, without `ECHILD`.
+pub fn reap() -> io::Result<Option<(u32, Ended)>> {
+    match rustix::process::wait(WaitOptions::NOHANG) {
+        Ok(found) => {
+            Ok(found.and_then(|(pid, status)| Some((pid.as_raw_nonzero().get().unsigned_abs(), ended(status)?))))
+        }
+        Err(rustix::io::Errno::CHILD) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for this child to end.
+///
+/// # Errors
+/// As `waitpid(2)`.
+pub fn wait_for(pid: u32) -> io::Result<Ended> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(rustix::io::Errno::CHILD)?;
+    loop {
+        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => {
+                if let Some(ended) = ended(status) {
+                    return Ok(ended);
+                }
+            }
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn ended(status: rustix::process::WaitStatus) -> Option<Ended> {
+    let signal = status.terminating_signal().map(Ended::Signal);
+    status.exit_status().map(Ended::Code).or(signal)
+}
+
+/// Makes orphaned descendants children of this process.
+///
+/// # Errors
+/// As `prctl(2)`.
+pub fn become_subreaper() -> io::Result<()> {
+    // The kernel only looks whether the argument is zero.
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Keeps other processes from tracing this one and from reaching into it through `/proc`.
+///
+/// # Errors
+/// As `prctl(2)`.
+pub fn hide_from_tracers() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
+}
+
+/// Capabilities as bits by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// The most that any program run from here can get.
+    pub bounding: u64,
+    /// What may be made effective.
+    pub permitted: u64,
+    /// What counts.
+    pub effective: u64,
+    /// What a program with inheritable file capabilities gets.
+    pub inheritable: u64,
+    /// What a plain program keeps.
+    pub ambient: u64,
+}
+
+/// Gives this process exactly these capabilities. The bounding set goes first, since lowering it needs `CAP_SETPCAP`.
+///
+/// # Errors
+/// With the first step that the kernel refuses.
+pub fn set_capabilities(wanted: &Capabilities) -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    for number in 0..64 {
+        if wanted.bounding >> number & 1 == 1 {
+            continue;
+        }
+        // SAFETY: the call takes plain numbers.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
+            let error = io::Error::last_os_error();
+            // The first number that is no capability of this kernel.
+            if error.raw_os_error() == Some(libc::EINVAL) {
+                break;
+            }
+            return Err(error);
+        }
+    }
+    rustix::thread::clear_ambient_capability_set()?;
+    let set = CapabilitySet::from_bits_retain;
+    let sets = CapabilitySets {
+        effective: set(wanted.effective),
+        permitted: set(wanted.permitted),
+        inheritable: set(wanted.inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets)?;
+    for number in (0..64).filter(|number| wanted.ambient >> number & 1 == 1) {
+        // SAFETY: the call takes plain numbers.
+        if unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, number, 0, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Makes this process run as this user, keeping its permitted capabilities until [`set_capabilities`].
+///
+/// # Errors
+/// With the first step that the kernel refuses.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    use rustix::process::{Gid, Uid};
+    let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    rustix::thread::set_keep_capabilities(true)?;
+    rustix::thread::set_thread_groups(&groups)?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    rustix::thread::set_keep_capabilities(false)?;
+    // The change of user emptied the effective set.
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.effective = sets.permitted;
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// Sets one of this process's resource limits by the kernel's number of it.
+///
+/// # Errors
+/// `EPERM` for raising a hard limit without `CAP_SYS_RESOURCE`.
+pub fn set_resource_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the structure lives through the call.
+    match unsafe { libc::setrlimit(resource, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The hard limit of one of this process's resources, by the kernel's number of it.
+///
+/// # Errors
+/// `EINVAL` for a number that is no resource.
+pub fn hard_resource_limit(resource: u32) -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives through the call.
+    match unsafe { libc::getrlimit(resource, &raw mut limit) } {
+        0 => Ok(limit.rlim_max),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -34,3 +34,54 @@ pub fn receive_descriptor(socket: impl AsFd) -> io::Result<OwnedFd> {
         })
         .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "no descriptor in the message"))
 }
+
+/// A new terminal of the `devpts` that is mounted at `/dev/pts` here: its master and its slave.
+///
+/// The slave is opened through the master, so nothing can be put in its place between the two (CVE-2025-52565).
+///
+/// # Errors
+/// When `/dev/ptmx` is missing or is not the multiplexer of terminals.
+pub fn open() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::OpenptFlags;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::open("/dev/pts/ptmx", flags | OFlags::NOFOLLOW, Mode::empty())?;
+    let device = rustix::fs::fstat(&master)?.st_rdev;
+    let magic = rustix::fs::fstatfs(&master)?.f_type;
+    if (rustix::fs::major(device), rustix::fs::minor(device)) != (5, 2) || magic != DEVPTS_MAGIC {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "/dev/pts/ptmx is not the terminal multiplexer"));
+    }
+    rustix::pty::unlockpt(&master)?;
+    let slave =
+        rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    Ok((master, slave))
+}
+
+/// `DEVPTS_SUPER_MAGIC`.
+const DEVPTS_MAGIC: rustix::fs::FsWord = 0x1cd1;
+
+/// Sends one descriptor over a unix socket.
+///
+/// # Errors
+/// When the other side is gone.
+pub fn send_descriptor(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor.as_fd()];
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    rustix::net::sendmsg(socket, &[io::IoSlice::new(b"terminal")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Makes a terminal this session's controlling one, and this process's three standard streams. The process must lead a
+/// session that has none yet.
+///
+/// # Errors
+/// As `ioctl(TIOCSCTTY)`.
+pub fn take_over(slave: &OwnedFd) -> io::Result<()> {
+    rustix::process::ioctl_tiocsctty(slave)?;
+    rustix::stdio::dup2_stdin(slave)?;
+    rustix::stdio::dup2_stdout(slave)?;
+    Ok(rustix::stdio::dup2_stderr(slave)?)
+}

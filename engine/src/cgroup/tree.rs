@@ -1,0 +1,268 @@
+//! A container's cgroup in all hierarchies of the host: its processes, freezing, and its end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where hierarchies are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+/// `CGROUP2_SUPER_MAGIC`.
+const UNIFIED_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+/// How often something that the kernel finishes in its own time is looked at again, a millisecond apart at first.
+const TRIES: u32 = 200;
+
+/// How the host arranges its hierarchies. Hybrid hosts have their controllers on v1, and count as v1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// One hierarchy for each controller (or group of controllers): their mount points.
+    V1(Vec<PathBuf>),
+    /// One hierarchy for all.
+    V2(PathBuf),
+}
+
+impl Layout {
+    /// The host's.
+    ///
+    /// # Errors
+    /// When nothing is mounted at `/sys/fs/cgroup`.
+    pub fn detect() -> io::Result<Self> {
+        let root = Path::new(ROOT);
+        if rustix::fs::statfs(root)?.f_type == UNIFIED_MAGIC {
+            return Ok(Self::V2(root.to_owned()));
+        }
+        let mut hierarchies = Vec::new();
+        for entry in std::fs::read_dir(root)? {
+            let entry = entry?;
+            // Links are second names (`cpu` for `cpu,cpuacct`); the empty v2 of a hybrid host is not used.
+            if entry.file_type()?.is_dir() && entry.file_name() != "unified" {
+                hierarchies.push(entry.path());
+            }
+        }
+        if hierarchies.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted at /sys/fs/cgroup"));
+        }
+        hierarchies.sort();
+        Ok(Self::V1(hierarchies))
+    }
+}
+
+/// A container's cgroup.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    layout: Layout,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// The cgroup with this path below the root of each hierarchy (`/shoal/<id>`). It need not exist.
+    ///
+    /// # Errors
+    /// When the host has no cgroups.
+    pub fn open(path: &str) -> io::Result<Self> {
+        let relative = Path::new(path.trim_start_matches('/'));
+        if relative.as_os_str().is_empty() || relative.components().any(|part| part.as_os_str() == "..") {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a cgroup of a container"));
+        }
+        Ok(Self { layout: Layout::detect()?, path: relative.to_owned() })
+    }
+
+    /// How the host arranges its hierarchies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Its directory for this controller.
+    pub fn directory(&self, controller: &str) -> PathBuf {
+        match &self.layout {
+            Layout::V2(root) => root.join(&self.path),
+            // Co-mounted controllers have links with their single names.
+            Layout::V1(_) => Path::new(ROOT).join(controller).join(&self.path),
+        }
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        match &self.layout {
+            Layout::V2(root) => vec![root.join(&self.path)],
+            Layout::V1(hierarchies) => hierarchies.iter().map(|hierarchy| hierarchy.join(&self.path)).collect(),
+        }
+    }
+
+    /// Moves a process into it, in every hierarchy that has it.
+    ///
+    /// # Errors
+    /// When no hierarchy has it, or one refuses.
+    pub fn add_process(&self, pid: u32) -> io::Result<()> {
+        let mut found = false;
+        for directory in self.directories() {
+            match std::fs::write(directory.join("cgroup.procs"), pid.to_string()) {
+                Ok(()) => found = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "the container's cgroup is gone")) }
+    }
+
+    /// The processes in it and below it.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
+        let directory = match &self.layout {
+            Layout::V2(root) => Some(root.join(&self.path)),
+            Layout::V1(_) => ["pids", "memory", "freezer", "devices", "cpu"]
+                .into_iter()
+                .map(|controller| self.directory(controller))
+                .find(|directory| directory.exists()),
+        };
+        if let Some(directory) = directory {
+            collect(&directory, &mut pids);
+        }
+        pids
+    }
+
+    /// Sends a signal to every process in it, again and again until one round finds no new one, so that none escapes by
+    /// forking. Signals but `SIGKILL` are sent once.
+    pub fn signal_all(&self, signal: i32) {
+        const SIGKILL: i32 = 9;
+        if let (Layout::V2(root), SIGKILL) = (&self.layout, signal)
+            && std::fs::write(root.join(&self.path).join("cgroup.kill"), "1").is_ok()
+        {
+            return;
+        }
+        let mut seen = Vec::new();
+        for _ in 0..TRIES {
+            let found: Vec<u32> = self.processes().into_iter().filter(|pid| !seen.contains(pid)).collect();
+            if found.is_empty() {
+                return;
+            }
+            for pid in found {
+                if let Ok(process) = shoal_engine_sys::namespace::open_process(pid) {
+                    // One that has ended in the meantime is what we want.
+                    let _ = shoal_engine_sys::signal::send(&process, signal);
+                }
+                seen.push(pid);
+            }
+            if signal != SIGKILL {
+                return;
+            }
+        }
+    }
+
+    /// Freezes every process, and returns when they are.
+    ///
+    /// # Errors
+    /// When the freezer refuses or does not finish.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.set_frozen(true)
+    }
+
+    /// Lets frozen processes go on.
+    ///
+    /// # Errors
+    /// When the freezer refuses.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        for attempt in 0..TRIES {
+            // v1 loses a request when a process forks at the wrong moment: asked again each time, as runc does.
+            match &self.layout {
+                Layout::V1(_) => {
+                    let word = if frozen { "FROZEN" } else { "THAWED" };
+                    std::fs::write(self.directory("freezer").join("freezer.state"), word)?;
+                }
+                Layout::V2(_) => {
+                    std::fs::write(self.directory("").join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+                }
+            }
+            if self.is_frozen()? == frozen {
+                return Ok(());
+            }
+            pause(attempt);
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the freezer does not finish"))
+    }
+
+    /// Whether every process is frozen.
+    ///
+    /// # Errors
+    /// When the freezer cannot be read.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        match &self.layout {
+            Layout::V1(_) => {
+                let state = std::fs::read_to_string(self.directory("freezer").join("freezer.state"))?;
+                Ok(state.trim_end() == "FROZEN")
+            }
+            Layout::V2(_) => {
+                let events = std::fs::read_to_string(self.directory("").join("cgroup.events"))?;
+                Ok(events.lines().any(|line| line == "frozen 1"))
+            }
+        }
+    }
+
+    /// How many processes the kernel has killed because the memory limit was reached; zero when nobody counts.
+    pub fn oom_kills(&self) -> u64 {
+        let file = match &self.layout {
+            Layout::V1(_) => "memory.oom_control",
+            Layout::V2(_) => "memory.events",
+        };
+        let text = std::fs::read_to_string(self.directory("memory").join(file)).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Removes it, with what the container made below it, from every hierarchy. The last processes may still be leaving.
+    ///
+    /// # Errors
+    /// With what the first hierarchy said that did not let it go; the others were tried.
+    pub fn remove(&self) -> io::Result<()> {
+        let mut failure = None;
+        for directory in self.directories() {
+            let mut result = remove_tree(&directory);
+            for attempt in 0..TRIES {
+                let busy = matches!(&result, Err(error) if error.raw_os_error() == Some(EBUSY));
+                if !busy {
+                    break;
+                }
+                pause(attempt);
+                result = remove_tree(&directory);
+            }
+            failure = failure.or(result.err());
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+const EBUSY: i32 = 16;
+
+/// A short pause: a millisecond at first, ten later. Only the shim and blocking threads come here.
+fn pause(attempt: u32) {
+    let milliseconds = if attempt < 20 { 1 } else { 10 };
+    let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+    let _ = rustix::event::poll(&mut [], Some(&timeout));
+}
+
+fn collect(directory: &Path, pids: &mut Vec<u32>) {
+    let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), pids);
+        }
+    }
+}
+
+/// Removes a cgroup; only when that says it has children, those first: listing costs more than removing.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(EBUSY) => {}
+        other => return other,
+    }
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    std::fs::remove_dir(directory)
+}
