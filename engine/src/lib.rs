@@ -2,6 +2,7 @@
 //!
 //! [`Engine`] is the door. Behind it each part has its own module; what they speak with the API is in [`model`].
 
+pub mod logs;
 pub mod cgroup;
 pub mod container;
 pub mod engine;
