@@ -1,5 +1,8 @@
 //! shoal-engine-sys
 
+pub mod signal;
+pub mod proc;
+pub mod namespace;
 pub mod fs;
 pub mod mount;
 pub mod netlink;
