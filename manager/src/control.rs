@@ -29,6 +29,8 @@ use crate::raft::types::{BatchBody, Outcome, RequestMark};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(5);
+/// How long a follower waits until its own store shows what the leader did.
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// Times that a request is planned again because something changed between planning and applying.
 const CONFLICTS: usize = 20;
 /// Rotated tokens that are remembered.
@@ -52,7 +54,11 @@ enum Try {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     /// It was carried out, or refused for good.
-    Final(Result<ControlResponse, Failure>),
+    Final {
+        result: Result<ControlResponse, Failure>,
+        /// The leader's position: the asking manager waits for it, so that its own store shows what it answers.
+        index: u64,
+    },
     /// The receiver does not lead, or cannot tell what became of it.
     NotLeader(String),
 }
@@ -140,7 +146,7 @@ impl Inner {
             return Answer::NotLeader("this manager is not the leader".to_owned());
         }
         match self.control_here(&forwarded).await {
-            Try::Done(result) => Answer::Final(result),
+            Try::Done(result) => Answer::Final { result, index: self.raft.cell().load().index() },
             Try::Again(reason) => Answer::NotLeader(reason),
         }
     }
@@ -157,7 +163,11 @@ impl Inner {
             }
             Ok(Err(status)) => Try::Again(describe(&status)),
             Ok(Ok(response)) => match codec::decode::<Answer>(&response.into_inner().body) {
-                Ok(Answer::Final(result)) => Try::Done(result),
+                Ok(Answer::Final { result, index }) => {
+                    // A manager that lags badly answers all the same: what was done is done.
+                    let _ = tokio::time::timeout(CATCH_UP, self.raft.cell().wait_for(index)).await;
+                    Try::Done(result)
+                }
                 Ok(Answer::NotLeader(reason)) => Try::Again(reason),
                 Err(error) => Try::Done(Err(Failure::internal(&error))),
             },

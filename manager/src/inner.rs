@@ -185,7 +185,6 @@ impl Inner {
     }
 
     /// The caller of a request, if it showed a certificate of this cluster that is still valid.
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     pub(crate) fn caller<T>(&self, request: &Request<T>) -> Result<(PeerInfo, NodeId, NodeRole), Status> {
         let info = request
             .extensions()
@@ -208,7 +207,6 @@ impl Inner {
     }
 
     /// The same, for calls that only managers may make.
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     pub(crate) fn manager_caller<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let (_, node, role) = self.caller(request)?;
         if role != NodeRole::Manager {

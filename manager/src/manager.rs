@@ -180,7 +180,7 @@ impl Manager {
             inner.raft.wait_running().await?;
             let id = inner.raft.id();
             let mut views = inner.raft.views();
-            match tokio::time::timeout(JOIN, views.wait_for(|view| view.is_voter(id))).await {
+            match tokio::time::timeout(JOIN, views.wait_for(|view| view.is_settled_voter(id))).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(_)) => Err(Failure::unavailable("this manager was stopped")),
                 Err(_) => Err(Failure::unavailable(format!(

@@ -41,7 +41,7 @@ const CAUGHT_UP: u64 = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Hand the leadership to another manager, because this one is to leave the group.
-    StepDown,
+    HandOver,
     /// Take a member out of the group.
     Remove(u64),
     /// Give a member that has caught up a vote.
@@ -56,7 +56,7 @@ pub(crate) struct Group {
     pub(crate) own: u64,
     pub(crate) members: BTreeMap<u64, RaftMember>,
     pub(crate) voters: BTreeSet<u64>,
-    /// Followers' last entries.
+    /// Followers' last entries, of those that answer.
     pub(crate) matched: BTreeMap<u64, u64>,
     pub(crate) last_log: u64,
 }
@@ -70,7 +70,7 @@ pub(crate) fn plan(group: &Group, store: &Store) -> Vec<Step> {
     match unwanted {
         // The last voter stays, whatever is asked: without it there is no cluster to ask.
         Some(id) if group.voters.contains(&id) && group.voters.len() == 1 => {}
-        Some(id) if id == group.own => steps.push(Step::StepDown),
+        Some(id) if id == group.own => steps.push(Step::HandOver),
         Some(id) => steps.push(Step::Remove(id)),
         None => {
             let ready = group.members.keys().find(|id| {
@@ -101,10 +101,15 @@ impl Inner {
             let metrics = raft.metrics();
             let now = metrics.borrow_watched();
             group.last_log = now.last_log_index.unwrap_or(0);
+            // Only who has answered counts: a vote for one that is not there yet would stop the group.
             for (id, matched) in now.replication.iter().flatten() {
-                group.matched.insert(*id, matched.map_or(0, |id| id.index));
+                if let Some(matched) = matched {
+                    group.matched.insert(*id, matched.index);
+                }
             }
         }
+        let reachable = self.reachable();
+        group.matched.retain(|id, _| reachable.contains(id));
         group
     }
 
@@ -135,8 +140,13 @@ impl Inner {
                 Some(_) => backoff.next_delay(),
                 None => {
                     backoff.reset();
-                    // A learner's progress is not announced, so it is looked at more often.
-                    if learners { Duration::from_millis(50) } else { Duration::from_secs(1) }
+                    match (steps.is_empty(), learners) {
+                        // One step leads to the next.
+                        (false, _) => Duration::from_millis(5),
+                        // A learner's progress is not announced, so it is looked at more often.
+                        (true, true) => Duration::from_millis(25),
+                        (true, false) => Duration::from_secs(1),
+                    }
                 }
             };
             tokio::select! {
@@ -149,7 +159,7 @@ impl Inner {
 
     async fn take(&self, step: &Step, term: u64) -> Result<(), Failure> {
         match step {
-            Step::StepDown => self.step_down().await,
+            Step::HandOver => self.step_down().await,
             Step::Remove(id) => {
                 let member = self.raft.view().member(*id).cloned();
                 self.remove_member(*id).await?;
@@ -210,6 +220,9 @@ impl Inner {
 
     async fn change_members(&self, change: ChangeMembers<u64, RaftMember>) -> Result<(), Failure> {
         let raft = self.raft.raft()?;
+        if self.raft.view().is_changing() {
+            return Err(Failure::unavailable("another change of members is under way"));
+        }
         // `retain = false`: whoever loses the vote leaves the group.
         match tokio::time::timeout(CHANGE, raft.change_membership(change, false)).await {
             Ok(Ok(_)) => Ok(()),
@@ -218,8 +231,7 @@ impl Inner {
         }
     }
 
-    /// Takes a new manager into the group as a learner. Only on the leader.
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
+    /// The refusal of a follower, with the leader's address for who asked.
     fn leader_hint(&self) -> Status {
         let view = self.raft.view();
         let addr = view.leader.and_then(|id| view.member(id)).map(|member| member.addr.to_string());
@@ -245,6 +257,12 @@ impl Inner {
             view.members().into_iter().filter(|(_, known)| known.node_id == node).map(|(id, _)| id).collect();
         let deadline = Instant::now() + CHANGE;
         loop {
+            // Changes of members go one after the other.
+            let mut views = self.raft.views();
+            let settled = views.wait_for(|view| !view.is_changing());
+            if tokio::time::timeout_at(deadline, settled).await.is_err() {
+                return Err(Status::unavailable("another change of members is under way"));
+            }
             // A node that joins again lost its log: the member it was must not count as alive any more.
             let mut changes = Vec::new();
             let voters: BTreeSet<u64> = old.iter().copied().filter(|id| view.is_voter(*id)).collect();
@@ -258,15 +276,11 @@ impl Inner {
             changes.push(ChangeMembers::AddNodes(BTreeMap::from([(raft_id, member.clone())])));
             match self.change_members(ChangeMembers::Batch(changes)).await {
                 Ok(()) => break,
-                // Another change is under way: they go one after the other.
                 Err(failure) if Instant::now() >= deadline => return Err(unavailable(failure)),
                 Err(_) if self.raft.leading() != Some(term) => return Err(self.leader_hint()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
             }
         }
-        let manager = Some(Some(ManagerMember { raft_id, addr }));
-        let patch = NodePatch { manager, ..NodePatch::default() };
-        self.patch_node(node, patch, Expect::Any, term).await.map_err(unavailable)?;
         tracing::info!(%node, raft_id, "a manager joins the consensus group");
         Ok(JoinRaftResponse { raft_id, members: self.members_here() })
     }
@@ -456,7 +470,7 @@ mod tests {
     #[test]
     fn a_demoted_leader_hands_over() {
         let store = store(&[(1, Worker, Some(1)), (2, Manager, Some(2))]);
-        assert_eq!(plan(&group(&[(1, 1), (2, 2)], &[1, 2]), &store), [Step::StepDown]);
+        assert_eq!(plan(&group(&[(1, 1), (2, 2)], &[1, 2]), &store), [Step::HandOver]);
     }
 
     #[test]

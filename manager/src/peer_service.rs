@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::storage::Snapshot;
 use serde::Serialize;
@@ -40,7 +39,6 @@ fn malformed(error: &codec::DecodeError) -> Status {
     Status::invalid_argument(chain(error))
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Status> {
     codec::decode(bytes).map_err(|error| malformed(&error))
 }
@@ -51,7 +49,6 @@ fn answer<T: Serialize>(value: &T) -> Response<RaftMessage> {
 
 impl PeerService {
     /// Checks that a raft message comes from a manager and is meant for this member.
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     fn raft_message(&self, request: Request<RaftMessage>) -> Result<(NodeId, Arc<Raft>, RaftMessage), Status> {
         let node = self.0.manager_caller(&request)?;
         let message = request.into_inner();
@@ -65,7 +62,6 @@ impl PeerService {
 
     /// A member may speak only for itself: the one a message claims to be from must be the node that the certificate
     /// names. A member that is not known here yet is believed, because a new manager knows nobody.
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     fn check_sender(&self, node: NodeId, vote: &Vote) -> Result<(), Status> {
         match self.0.raft.view().member(vote.leader_id.voted_for) {
             Some(member) if member.node_id != node => Err(Status::permission_denied(format!(
@@ -77,7 +73,6 @@ impl PeerService {
     }
 
     /// The caller must still be a node that the cluster wants as a manager.
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     fn current_manager<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let id = self.0.manager_caller(request)?;
         let store = self.0.store();
@@ -288,11 +283,5 @@ impl Inner {
             reachable: reachable.contains(&id),
         });
         list.collect()
-    }
-
-    /// Index of the last entry in this member's log.
-    pub(crate) fn last_log_index(&self) -> u64 {
-        let last = self.raft.raft().ok().map(|raft| raft.metrics().borrow_watched().last_log_index);
-        last.flatten().unwrap_or(0)
     }
 }

@@ -47,14 +47,14 @@ fn usable_range(network: &Network) -> Option<(Ipv4Addr, Ipv4Addr)> {
     Some((first.into(), last.into()))
 }
 
-/// A free address on a network, or why there is none.
-pub(crate) fn free_address(store: &Store, network: &Network) -> Result<Ipv4Addr, String> {
+/// An address of a network that is free in both stores (as it is, and as it is being changed), or why there is none.
+pub(crate) fn free_address(base: &Store, store: &Store, network: &Network) -> Result<Ipv4Addr, String> {
     let name = &network.spec.name;
     let Some((first, last)) = usable_range(network) else {
         return Err(format!("network {name} has no subnet yet"));
     };
     let free = match store.addresses(network.id) {
-        Some(space) => space.next_free(first, last),
+        Some(space) => space.next_free(base.addresses(network.id), first, last),
         None => Some(first),
     };
     free.ok_or_else(|| {

@@ -45,6 +45,12 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The store as it is. What is freed in this pass may be handed out in the next one only: folded changes come
+    /// earlier in the plan than the change that frees.
+    pub(crate) const fn base(&self) -> &'a Store {
+        self.base
+    }
+
     pub(crate) fn finish(mut self) -> Plan {
         if let Some(error) = self.failed {
             // The changes before the one that did not fit are a valid prefix; the next pass sees what they left.

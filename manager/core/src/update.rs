@@ -42,13 +42,14 @@ fn config(service: &Service) -> UpdateConfig {
     chosen.clone().unwrap_or_default()
 }
 
-/// Was the task made by the update that is under way?
+/// Is the task one of the update that is under way: made by it, or by one that it overtook and still on its way then?
 pub(crate) fn is_of_update(service: &Service, task: &Task) -> bool {
-    if !is_running(service) {
+    if !is_running(service) || !task.by_update || task.spec_version != service.spec_version {
         return false;
     }
     let began = service.update_status.as_ref().map_or(Timestamp::ZERO, |status| status.started_at);
-    task.by_update && task.spec_version == service.spec_version && task.meta.created_at >= began
+    let since = |at: Timestamp| at == Timestamp::ZERO || at >= began;
+    task.meta.created_at >= began || (since(task.running_since) && since(task.ended_at))
 }
 
 /// When a task that has not begun to start counts as failed.
@@ -296,13 +297,17 @@ fn watch(
     }
 }
 
-/// Puts a task of the new spec into a slot.
+/// Puts a task of the new spec into a slot. Start-first keeps the task that serves there now, if one does; what is
+/// left of earlier updates that were overtaken goes.
 fn replace(draft: &mut Draft<'_>, service: &Service, key: SlotKey, order: UpdateOrder) {
     let slot = crate::orchestrator::tasks_in(&draft.store, key);
-    if order == UpdateOrder::StopFirst {
-        for task in slot.iter().filter(|task| is_runnable(task)) {
-            draft.set_desired(task, TaskState::Shutdown);
-        }
+    let serving = slot.iter().filter(|task| is_runnable(task) && task.status.state == TaskState::Running);
+    let kept = match order {
+        UpdateOrder::StopFirst => None,
+        UpdateOrder::StartFirst => serving.max_by_key(|task| (task.meta.created_at, task.id)).map(|task| task.id),
+    };
+    for task in slot.iter().filter(|task| is_runnable(task) && Some(task.id) != kept) {
+        draft.set_desired(task, TaskState::Shutdown);
     }
     fill(draft, service, key, TaskState::Running, true);
 }

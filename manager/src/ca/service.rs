@@ -80,7 +80,6 @@ fn with_details(code: Code, message: &str, details: &'static [u8]) -> Status {
 }
 
 /// The role that a token admits to.
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn role_of_token(cluster: &Cluster, token: &str) -> Result<NodeRole, Status> {
     token.parse::<JoinToken>().map_err(|error| Status::invalid_argument(error.to_string()))?;
     let is = |known: &str| bool::from(known.as_bytes().ct_eq(token.as_bytes()));
@@ -97,7 +96,6 @@ fn role_of_token(cluster: &Cluster, token: &str) -> Result<NodeRole, Status> {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn availability_of(text: &str) -> Result<Availability, Status> {
     match text {
         "" | "active" => Ok(Availability::Active),

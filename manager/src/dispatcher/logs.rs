@@ -101,7 +101,6 @@ pub(crate) fn broken(subscription: &str, task: &str, reason: &str) -> LogChunk {
 
 impl Dispatcher {
     /// Asks a node that has its session here for logs.
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     pub(crate) fn subscribe(&self, node: NodeId, subscription: LogSubscription) -> Result<Chunks, Status> {
         let session = self.session(node).ok_or_else(|| Status::not_found("the node is not connected here"))?;
         let (sender, chunks) = mpsc::channel(QUEUE);

@@ -26,7 +26,6 @@ const HELLO: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct DispatcherService(pub(crate) Arc<Inner>);
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 pub(crate) fn decode_description(bytes: &[u8]) -> Result<Arc<NodeDescription>, Status> {
     codec::decode(bytes).map(Arc::new).map_err(|error| Status::invalid_argument(chain(&error)))
 }

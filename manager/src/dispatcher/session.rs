@@ -191,7 +191,6 @@ impl Session {
         matches!(tokio::time::timeout(patience, sending).await, Ok(Ok(())))
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     fn reports(&self, batch: StatusBatch) -> Result<(u64, Vec<Report>), Status> {
         let mut reports = Vec::with_capacity(batch.updates.len());
         for update in batch.updates {

@@ -92,11 +92,24 @@ pub struct View {
     pub leads: bool,
     /// Members as it knows them, committed or not.
     pub membership: Arc<StoredMembership>,
+    /// Members as they are committed.
+    pub committed: Arc<StoredMembership>,
     /// Why the core does not run; `None` when it does.
     pub failure: Option<String>,
 }
 
 impl View {
+    /// Is a change of members not committed yet, or only half done?
+    pub fn is_changing(&self) -> bool {
+        self.membership.log_id() != self.committed.log_id() || self.membership.membership().get_joint_config().len() > 1
+    }
+
+    /// Has it a vote, for certain and without a change under way?
+    pub fn is_settled_voter(&self, id: u64) -> bool {
+        let [config] = self.committed.membership().get_joint_config().as_slice() else { return false };
+        config.contains(&id)
+    }
+
     /// A member, by raft id.
     pub fn member(&self, id: u64) -> Option<&RaftMember> {
         self.membership.membership().get_node(&id)
@@ -292,12 +305,12 @@ impl RaftNode {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), entropy);
         while !stop.is_cancelled() {
             let reason = match self.start().await {
-                Err(error) => chain(&error),
+                Err(error) => explain(chain(&error)),
                 Ok(running) => {
                     let running = Arc::new(running);
                     self.running.store(Some(Arc::clone(&running)));
                     let began = tokio::time::Instant::now();
-                    let reason = self.watch(&running, &stop).await;
+                    let reason = explain(self.watch(&running, &stop).await);
                     self.running.store(None);
                     self.view.send_modify(|view| {
                         view.failure = Some(reason.clone());
@@ -363,6 +376,7 @@ impl RaftNode {
                     view.leader = now.current_leader;
                     view.leads = now.state == ServerState::Leader;
                     view.membership = Arc::clone(&now.membership_config);
+                    view.committed = Arc::clone(&now.committed_membership_config);
                     view.failure = None;
                 });
             }
@@ -383,14 +397,17 @@ impl RaftNode {
 fn stop_reason(raft: &Raft) -> String {
     match &raft.metrics().borrow_watched().running_state {
         Ok(()) => "the raft core ended".to_owned(),
-        Err(error) => {
-            let text = chain(error);
-            if text.contains("No space left") || text.contains("no storage space") || text.contains("StorageFull") {
-                return format!("the disk is full: free some space ({text})");
-            }
-            text
-        }
+        Err(error) => chain(error),
     }
+}
+
+/// Says first what an operator has to do.
+fn explain(reason: String) -> String {
+    // The kind of the error is lost on its way through the raft core; these are its words.
+    if ["No space left on device", "no storage space", "quota exceeded"].iter().any(|words| reason.contains(words)) {
+        return format!("the disk is full: free some space ({reason})");
+    }
+    reason
 }
 
 /// Takes a snapshot when enough entries came since the last one, then drops entries that no one should need.

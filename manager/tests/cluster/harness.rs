@@ -123,6 +123,11 @@ impl Cluster {
         spec: ClusterSpec,
         adjust: impl Fn(ManagerOptions) -> ManagerOptions,
     ) -> Self {
+        // With RUST_LOG set, a failing test tells what the managers did.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("node0");
         let directory = NodeIdentity::directory(&root);

@@ -15,9 +15,16 @@ use shoal_proto::spec::{NodeRole, NodeSpec};
 use crate::harness::{Agent, Cluster, Member, clock, eventually, options, write};
 
 async fn set_role(cluster: &Cluster, id: NodeId, role: NodeRole) -> Result<(), Failure> {
-    let node = cluster.node(id).await.expect("the node");
-    let spec = NodeSpec { role, ..node.spec.clone() };
-    cluster.any().control(ControlRequest::UpdateNode { id, version: node.meta.version, spec }).await.map(|_| ())
+    loop {
+        let node = cluster.node(id).await.expect("the node");
+        let spec = NodeSpec { role, ..node.spec.clone() };
+        let update = ControlRequest::UpdateNode { id, version: node.meta.version, spec };
+        match cluster.any().control(update).await {
+            // Something else about the node changed meanwhile, its session for one.
+            Err(failure) if failure.kind == ErrorKind::StaleVersion => {}
+            result => return result.map(|_| ()),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -132,7 +132,7 @@ pub(crate) fn allocate_nodes(draft: &mut Draft<'_>, nodes: &[NodeId]) {
     for id in nodes {
         let Some(node) = draft.store.node(*id) else { continue };
         let change = match (&wanted, node.ingress_address) {
-            (Some(network), None) => match free_address(&draft.store, network) {
+            (Some(network), None) => match free_address(draft.base(), &draft.store, network) {
                 Ok(addr) => Some(addr),
                 Err(reason) => {
                     draft.wait(None, None, format!("node {id} is not on the routing mesh: {reason}"));

@@ -17,7 +17,7 @@ pub(crate) fn allocate_service(draft: &mut Draft<'_>, id: ServiceId) {
         return;
     }
     let mut reasons = Vec::new();
-    let ports = wanted_ports(&draft.store, &service, &mut reasons);
+    let ports = wanted_ports(draft, &service, &mut reasons);
     let kept = kept_addresses(&draft.store, &service);
     let mut endpoint = Endpoint { ports, virtual_ips: kept };
     if endpoint != service.endpoint {
@@ -29,7 +29,7 @@ pub(crate) fn allocate_service(draft: &mut Draft<'_>, id: ServiceId) {
             continue;
         }
         let Some(network) = draft.store.network(network) else { continue };
-        match free_address(&draft.store, network) {
+        match free_address(draft.base(), &draft.store, network) {
             Ok(addr) => endpoint.virtual_ips.push(VirtualIp { network: network.id, addr }),
             Err(reason) => reasons.push(reason),
         }
@@ -54,7 +54,7 @@ pub(crate) fn incomplete_reason(store: &Store, service: &Service) -> Option<Stri
         .into_iter()
         .find(|network| service.endpoint.virtual_ips.iter().all(|vip| vip.network != *network))?;
     let network = store.network(missing)?;
-    Some(free_address(store, network).err().unwrap_or_else(|| {
+    Some(free_address(store, store, network).err().unwrap_or_else(|| {
         format!("service {} waits for its virtual address on network {}", service.spec.name, network.spec.name)
     }))
 }
@@ -96,7 +96,7 @@ fn kept_addresses(store: &Store, service: &Service) -> Vec<VirtualIp> {
 }
 
 /// The ports of the spec with numbers. One that cannot get a number is missing.
-fn wanted_ports(store: &Store, service: &Service, reasons: &mut Vec<String>) -> Vec<PortConfig> {
+fn wanted_ports(draft: &Draft<'_>, service: &Service, reasons: &mut Vec<String>) -> Vec<PortConfig> {
     let mut chosen: Vec<PortConfig> = Vec::with_capacity(service.spec.endpoint.ports.len());
     for wanted in &service.spec.endpoint.ports {
         if wanted.published != 0 || wanted.mode == PublishMode::Host {
@@ -111,7 +111,7 @@ fn wanted_ports(store: &Store, service: &Service, reasons: &mut Vec<String>) -> 
             same && AUTOMATIC_PORTS.contains(&port.published) && !taken(port)
         });
         let published =
-            known.map(|port| port.published).or_else(|| find_port(store, service, wanted.protocol, &chosen));
+            known.map(|port| port.published).or_else(|| find_port(draft, service, wanted.protocol, &chosen));
         match published {
             Some(published) => chosen.push(PortConfig { published, ..wanted.clone() }),
             None => reasons.push(no_port_left()),
@@ -121,13 +121,16 @@ fn wanted_ports(store: &Store, service: &Service, reasons: &mut Vec<String>) -> 
 }
 
 /// A free port, searched round-robin; not one that this service is being given or asks for itself.
-fn find_port(store: &Store, service: &Service, protocol: Protocol, chosen: &[PortConfig]) -> Option<u16> {
+fn find_port(draft: &Draft<'_>, service: &Service, protocol: Protocol, chosen: &[PortConfig]) -> Option<u16> {
     let (first, last) = (*AUTOMATIC_PORTS.start(), *AUTOMATIC_PORTS.end());
-    let cursor = store.port_cursor();
+    let cursor = draft.store.port_cursor();
     let last_chosen = chosen.iter().rev().map(|port| port.published).find(|port| AUTOMATIC_PORTS.contains(port));
     let start = match last_chosen.unwrap_or(cursor) {
         cursor if cursor >= first && cursor < last => cursor + 1,
         _ => first,
+    };
+    let free = |port: u16| {
+        draft.store.port_owner(protocol, port).is_none() && draft.base().port_owner(protocol, port).is_none()
     };
     let own = |port: u16| {
         chosen
@@ -135,5 +138,5 @@ fn find_port(store: &Store, service: &Service, protocol: Protocol, chosen: &[Por
             .chain(&service.spec.endpoint.ports)
             .any(|known| known.mode == PublishMode::Ingress && (known.protocol, known.published) == (protocol, port))
     };
-    (start..=last).chain(first..start).find(|port| store.port_owner(protocol, *port).is_none() && !own(*port))
+    (start..=last).chain(first..start).find(|port| free(*port) && !own(*port))
 }

@@ -11,7 +11,6 @@ use shoal_proto::task_state::TaskState;
 use super::{free_address, incomplete_reason, is_managed, uses_ingress};
 use crate::change::TaskPatch;
 use crate::draft::Draft;
-use crate::store::Store;
 
 /// Gives their addresses to the new tasks of a service, as far as there are any.
 pub(crate) fn allocate_tasks(draft: &mut Draft<'_>, service: ServiceId) {
@@ -29,7 +28,7 @@ pub(crate) fn allocate_tasks(draft: &mut Draft<'_>, service: ServiceId) {
         });
         let allocated = match reason {
             Some(reason) => Err(reason.clone()),
-            None => allocate(&draft.store, &task, &mut full),
+            None => allocate(draft, &task, &mut full),
         };
         match allocated {
             Ok(networks) => {
@@ -65,26 +64,27 @@ fn refuse(draft: &mut Draft<'_>, task: &Task, reason: &str) {
 }
 
 fn allocate(
-    store: &Store,
+    draft: &Draft<'_>,
     task: &Task,
     full: &mut BTreeMap<NetworkId, String>,
 ) -> Result<Vec<NetworkAttachment>, String> {
+    let store = &draft.store;
     let mut attachments = Vec::new();
     let service = store.service(task.service_id).filter(|service| service.spec_version == task.spec_version);
     if uses_ingress(&task.ports) || service.is_some_and(|service| uses_ingress(&service.spec.endpoint.ports)) {
         let ingress = store.ingress_network().filter(|network| !network.pending_delete);
         let ingress = ingress.ok_or("service needs ingress network, but no ingress network is present")?;
-        attachments.push(attach(store, ingress, Vec::new(), full)?);
+        attachments.push(attach(draft, ingress, Vec::new(), full)?);
     }
     for wanted in &task.spec.networks {
         let network = store.network(wanted.target).ok_or_else(|| format!("network {} not found", wanted.target))?;
-        attachments.push(attach(store, network, wanted.aliases.clone(), full)?);
+        attachments.push(attach(draft, network, wanted.aliases.clone(), full)?);
     }
     Ok(attachments)
 }
 
 fn attach(
-    store: &Store,
+    draft: &Draft<'_>,
     network: &Arc<Network>,
     aliases: Vec<String>,
     full: &mut BTreeMap<NetworkId, String>,
@@ -96,7 +96,7 @@ fn attach(
     if let Some(reason) = full.get(&network.id) {
         return Err(reason.clone());
     }
-    let addr = free_address(store, network).inspect_err(|reason| {
+    let addr = free_address(draft.base(), &draft.store, network).inspect_err(|reason| {
         full.insert(network.id, reason.clone());
     })?;
     let prefix = network.allocation.as_ref().map_or(32, |allocation| allocation.subnet.prefix_len());

@@ -22,7 +22,13 @@ impl Dirty {
                     dirty.node(store, before, Some(after));
                 }
                 (Some(Object::Node(before)), None) => dirty.node(store, Some(before), None),
-                (_, Some(Object::Service(service))) => dirty.service(service),
+                (before, Some(Object::Service(after))) => {
+                    let before = match before {
+                        Some(Object::Service(before)) => Some(&**before),
+                        _ => None,
+                    };
+                    dirty.service(before, after);
+                }
                 (before, Some(Object::Task(after))) => {
                     let before = before.as_ref().and_then(as_task);
                     dirty.task(store, before, after);
@@ -90,9 +96,11 @@ impl Dirty {
         self.services.extend(outdated.map(|task| task.service_id));
     }
 
-    fn service(&mut self, service: &Service) {
-        self.services.insert(service.id);
-        self.groups.insert(service.id);
+    fn service(&mut self, before: Option<&Service>, after: &Service) {
+        self.services.insert(after.id);
+        self.groups.insert(after.id);
+        // Addresses or ports may have become free.
+        self.capacity |= before.is_some_and(|before| before.endpoint != after.endpoint);
     }
 
     fn task(&mut self, store: &Store, before: Option<&Task>, after: &Task) {
@@ -117,7 +125,7 @@ impl Dirty {
         self.capacity |= ended && !same;
         let moved = before.is_none_or(|old| old.status.state != after.status.state);
         let service = store.service(after.service_id);
-        if moved && service.is_some_and(|service| update::is_running(service) || service.pending_delete) {
+        if (moved || !same) && service.is_some_and(|service| update::is_running(service) || service.pending_delete) {
             self.services.insert(after.service_id);
         }
     }
@@ -125,7 +133,7 @@ impl Dirty {
     fn deleted_task(&mut self, store: &Store, task: &Task) {
         self.capacity |= !task.status.state.is_terminal();
         self.slots.insert(slot_key(task));
-        if store.service(task.service_id).is_some_and(|service| service.pending_delete) {
+        if store.service(task.service_id).is_some_and(|s| s.pending_delete || update::is_running(s)) {
             self.services.insert(task.service_id);
         }
     }

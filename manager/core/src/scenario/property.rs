@@ -5,9 +5,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use shoal_proto::control::ControlRequest;
 use shoal_proto::id::{NetworkId, NodeId, ServiceId};
 use shoal_proto::object::NodeState;
-use shoal_proto::spec::{Availability, FailureAction, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder};
+use shoal_proto::spec::{
+    Availability, FailureAction, IpamConfig, NetworkSpec, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,
+};
 use shoal_proto::task_state::TaskState;
 
 use crate::testing::{Fate, World, global, image, on, overlay, port, replicated, with_task};
@@ -25,8 +28,12 @@ enum Event {
     Break(u8),
     Mend,
     Remove(u8),
+    Create(u8, u8),
+    Stubborn(bool),
+    RemoveNode(u8),
     Agents,
     Plan,
+    Settle,
     Pass(u16),
     FailOver,
 }
@@ -43,6 +50,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..4u8).prop_map(Event::Break),
         1 => Just(Event::Mend),
         1 => (0..9u8).prop_map(Event::Remove),
+        2 => (1..9u8, 0..7u8).prop_map(|(name, replicas)| Event::Create(name, replicas)),
+        1 => any::<bool>().prop_map(Event::Stubborn),
+        1 => (5..8u8).prop_map(Event::RemoveNode),
+        3 => Just(Event::Settle),
         4 => Just(Event::Agents),
         4 => Just(Event::Plan),
         2 => (0..100u16).prop_map(Event::Pass),
@@ -56,6 +67,7 @@ struct Story {
     start_first: bool,
     global: ServiceId,
     network: NetworkId,
+    tiny: NetworkId,
     wanted: u64,
 }
 
@@ -83,8 +95,10 @@ fn story(start_first: bool, rollback: bool) -> Story {
             task.placement.constraints = vec!["node.labels.l!=1".into()];
         })
     });
+    let ipam = IpamConfig { subnet: "10.77.0.0/28".parse().ok(), ..IpamConfig::default() };
+    let tiny = world.create_network(NetworkSpec { ipam: vec![ipam], ..overlay("tiny") });
     world.settle();
-    Story { world, replicated, start_first, global, network, wanted: 4 }
+    Story { world, replicated, start_first, global, network, tiny, wanted: 4 }
 }
 
 impl Story {
@@ -114,8 +128,31 @@ impl Story {
                 world.fates.insert(format!("web:{number}"), fate);
             }
             Event::Mend => world.fates.clear(),
+            Event::Create(name, replicas) => {
+                let mut spec = with_task(replicated(&format!("s{name}"), u64::from(*replicas)), |task| {
+                    task.networks = vec![on(self.tiny)];
+                    task.placement.max_replicas = 2;
+                });
+                spec.endpoint.ports = vec![port(8000 + u16::from(*name % 4), 80)];
+                // A taken name or port is refused: that is an outcome, too.
+                let _ = world.request(ControlRequest::CreateService(Box::new(spec)));
+            }
+            Event::Stubborn(stubborn) => world.stubborn = *stubborn,
+            Event::RemoveNode(number) => {
+                let id = NodeId::from_bits(node(number));
+                if world.store.node(id).is_none() {
+                    world.add_node(node(number));
+                } else {
+                    world.request(ControlRequest::RemoveNode { id, force: true }).expect("removed");
+                }
+            }
+            Event::Settle => world.settle(),
             Event::Remove(0) if exists(world, self.global) => world.remove(self.global),
-            Event::Scale(_) | Event::Remove(_) => {}
+            Event::Remove(number) => {
+                let found = world.store.service_by_name(&format!("s{number}")).map(|service| service.id);
+                found.into_iter().for_each(|id| world.remove(id));
+            }
+            Event::Scale(_) => {}
             Event::Agents => world.agents(),
             Event::Plan => {
                 world.plan();
@@ -175,6 +212,7 @@ impl Story {
     /// The accidents are over, time passes: everything is as wanted.
     fn heal(&mut self) {
         self.world.fates.clear();
+        self.world.stubborn = false;
         for number in 1..=5 {
             self.world.back(number);
             self.world.availability(number, Availability::Active);
@@ -183,6 +221,9 @@ impl Story {
             if self.world.store.service(id).is_some_and(|service| !service.pending_delete) {
                 self.world.update(id, |spec| image(spec, "web:final"));
             }
+        }
+        for number in 1..9 {
+            self.happen(&Event::Remove(number));
         }
         // A rollback takes back the whole spec, the scale included.
         if let ServiceMode::Replicated { replicas } = self.world.service(self.replicated).spec.mode {
@@ -211,11 +252,12 @@ impl Story {
         let vips = self.world.store.services_on_network(self.network).count();
         let used = self.world.store.addresses(self.network).map(|space| space.used() as usize);
         assert_eq!(used, Some(3 + tasks + vips));
+        assert_eq!(self.world.store.addresses(self.tiny).map(|space| space.used()), Some(3));
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn accidents_in_any_order(
         events in prop::collection::vec(event(), 0..60),
@@ -233,7 +275,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A hub's differences lead to the same as the whole set.
     #[test]

@@ -325,6 +325,37 @@ fn a_new_update_in_the_middle_of_one_takes_over() {
 }
 
 #[test]
+fn a_start_first_update_that_is_repeated_goes_on_where_it_was() {
+    let (mut world, web) = started(UpdateConfig { order: UpdateOrder::StartFirst, ..config() }, 2);
+    world.update(web, |spec| image(spec, "web:2"));
+    world.settle();
+    world.pass(1);
+    let on_its_way: Vec<_> = world.runnable(web).iter().filter(|t| t.spec_version == 2).map(|t| t.id).collect();
+    world.update(web, |spec| {
+        spec.labels.insert("a".into(), "b".into());
+    });
+    world.settle();
+    assert_eq!(world.update_state(web), "updating");
+    assert_eq!(world.runnable(web).len(), 3, "the one on its way is not replaced");
+    world.run();
+    assert_eq!(world.update_state(web), "completed");
+    assert!(world.running(web).iter().all(|task| task.spec_version == 2));
+    assert!(world.running(web).iter().any(|task| on_its_way.contains(&task.id)));
+}
+
+#[test]
+fn overtaken_start_first_updates_leave_one_old_task() {
+    let (mut world, web) = started(UpdateConfig { order: UpdateOrder::StartFirst, ..config() }, 1);
+    for number in 2..6 {
+        world.update(web, |spec| image(spec, &format!("web:{number}")));
+        world.settle();
+        assert!(world.runnable(web).len() <= 2, "{}", world.show(web));
+    }
+    world.run();
+    assert_eq!(world.show(web).matches("running/running v5").count(), 1);
+}
+
+#[test]
 fn a_task_that_never_gets_to_start_is_a_failure_in_the_end() {
     let (mut world, web) = started(config(), 3);
     world.fates.insert("web:2".into(), Fate::Hangs);

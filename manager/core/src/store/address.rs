@@ -59,8 +59,8 @@ impl AddressSpace {
         }
     }
 
-    /// The next free address of `first..=last`, searched round-robin from behind the cursor.
-    pub(crate) fn next_free(&self, first: Ipv4Addr, last: Ipv4Addr) -> Option<Ipv4Addr> {
+    /// The next address of `first..=last` that is free here and in `also`, searched round-robin from behind the cursor.
+    pub(crate) fn next_free(&self, also: Option<&Self>, first: Ipv4Addr, last: Ipv4Addr) -> Option<Ipv4Addr> {
         let (first, last) = (u32::from(first), u32::from(last));
         if first > last {
             return None;
@@ -69,9 +69,20 @@ impl AddressSpace {
             Some(next) if (first..=last).contains(&next) => next,
             _ => first,
         };
-        let found =
-            self.search(start, last).or_else(|| if start > first { self.search(first, start - 1) } else { None });
+        let found = self.search_both(also, start, last);
+        let found = found.or_else(|| if start > first { self.search_both(also, first, start - 1) } else { None });
         found.map(Ipv4Addr::from)
+    }
+
+    fn search_both(&self, also: Option<&Self>, first: u32, last: u32) -> Option<u32> {
+        let mut start = first;
+        loop {
+            let found = self.search(start, last)?;
+            if !also.is_some_and(|also| also.contains(found.into())) {
+                return Some(found);
+            }
+            start = found.checked_add(1).filter(|start| *start <= last)?;
+        }
     }
 
     /// The first free address of `first..=last`; full words are skipped 64 addresses at a time.
@@ -108,18 +119,18 @@ mod tests {
     fn an_address_rests_until_the_search_comes_round() {
         let mut space = AddressSpace::default();
         for expected in 1..=3 {
-            let found = space.next_free(addr(1), addr(4)).unwrap();
+            let found = space.next_free(None, addr(1), addr(4)).unwrap();
             assert_eq!(found, addr(expected));
             assert!(space.take(found));
             space.cursor = u32::from(found);
         }
         space.release(addr(1));
-        assert_eq!(space.next_free(addr(1), addr(4)), Some(addr(4)));
+        assert_eq!(space.next_free(None, addr(1), addr(4)), Some(addr(4)));
         space.take(addr(4));
         space.cursor = u32::from(addr(4));
-        assert_eq!(space.next_free(addr(1), addr(4)), Some(addr(1)));
+        assert_eq!(space.next_free(None, addr(1), addr(4)), Some(addr(1)));
         space.take(addr(1));
-        assert_eq!(space.next_free(addr(1), addr(4)), None);
+        assert_eq!(space.next_free(None, addr(1), addr(4)), None);
     }
 
     #[test]
@@ -128,9 +139,9 @@ mod tests {
         let last = Ipv4Addr::BROADCAST;
         assert!(space.take(last));
         space.cursor = u32::MAX;
-        assert_eq!(space.next_free(last, last), None);
+        assert_eq!(space.next_free(None, last, last), None);
         let first = Ipv4Addr::from(u32::MAX - 1);
-        assert_eq!(space.next_free(first, last), Some(first));
+        assert_eq!(space.next_free(None, first, last), Some(first));
     }
 
     proptest! {
@@ -148,8 +159,15 @@ mod tests {
                 prop_assert_eq!(space.used() as usize, model.len());
             }
             space.cursor = u32::from(addr(cursor));
-            let found = space.next_free(addr(10), addr(290));
+            let found = space.next_free(None, addr(10), addr(290));
             let expected = (cursor + 1..=290).chain(10..=290).find(|i| (10..=290).contains(i) && !model.contains(i));
+            prop_assert_eq!(found, expected.map(addr));
+            let mut other = AddressSpace::default();
+            (0..300).step_by(3).for_each(|index| assert!(other.take(addr(index))));
+            let found = space.next_free(Some(&other), addr(10), addr(290));
+            let expected = (cursor + 1..=290)
+                .chain(10..=290)
+                .find(|i| (10..=290).contains(i) && !model.contains(i) && i % 3 != 0);
             prop_assert_eq!(found, expected.map(addr));
         }
     }
