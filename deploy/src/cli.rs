@@ -51,14 +51,24 @@ pub(crate) fn main(arguments: Vec<String>) -> i32 {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // The daemon serves many at once; a command waits for one thing at a time.
+    let (mut builder, daemon) = match cli.into_daemon() {
+        Ok(options) => (tokio::runtime::Builder::new_multi_thread(), Ok(options)),
+        Err(cli) => (tokio::runtime::Builder::new_current_thread(), Err(cli)),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             output::note(format!("shoal: cannot start: {error}"));
             return 1;
         }
     };
-    let result = runtime.block_on(cli.run());
+    let result = runtime.block_on(async {
+        match daemon {
+            Ok(options) => crate::daemon::run(options).await,
+            Err(cli) => cli.run().await,
+        }
+    });
     // A thread may still wait for standard input.
     runtime.shutdown_background();
     match result {

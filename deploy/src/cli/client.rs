@@ -14,8 +14,8 @@ pub(crate) use request::{Filters, Request};
 /// The API version that this client is written for.
 const VERSION: &str = "1.51";
 
-/// Where the daemon listens when nothing else is said.
-pub(crate) const DEFAULT_HOST: &str = "unix:///run/shoal/shoal.sock";
+/// Where a daemon may listen when nothing else is said: as the systemd unit starts it, and as it starts by itself.
+pub(crate) const DEFAULT_HOSTS: [&str; 2] = ["unix:///run/shoal/shoal.sock", "unix:///run/shoal.sock"];
 
 /// Where a daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::client::{Client, DEFAULT_HOST, Endpoint, escape};
+use super::client::{Client, DEFAULT_HOSTS, Endpoint, escape};
 
 /// The daemon to speak to and the time.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Context {
             .map(str::to_owned)
             .or_else(|| from_environment("SHOAL_HOST"))
             .or_else(|| from_environment("DOCKER_HOST"));
-        let endpoint = Endpoint::parse(host.as_deref().unwrap_or(DEFAULT_HOST)).map_err(anyhow::Error::msg)?;
+        let endpoint = Endpoint::parse(&host.unwrap_or_else(default_host)).map_err(anyhow::Error::msg)?;
         Ok(Self { client: Client::new(endpoint) })
     }
 
@@ -33,4 +33,11 @@ impl Context {
     pub(crate) async fn object(&self, kind: &str, name: &str) -> anyhow::Result<Value> {
         self.client.fetch(format!("/{kind}/{}", escape(name))).await
     }
+}
+
+/// The first default socket that is there, else the first, so that a failure names it.
+fn default_host() -> String {
+    let is_there = |host: &str| host.strip_prefix("unix://").is_some_and(|path| std::path::Path::new(path).exists());
+    let [first, ..] = DEFAULT_HOSTS;
+    DEFAULT_HOSTS.into_iter().find(|host| is_there(host)).unwrap_or(first).to_owned()
 }

@@ -29,6 +29,11 @@ enum TopCommand {
     Config(PayloadArgs),
     Container(ContainerArgs),
     Create(Box<run::CreateArgs>),
+    /// Run a node: engine, agent, manager and API
+    #[command(
+        after_help = "Example; 'shoal swarm init' then makes a cluster of it:\n  shoal daemon\n  shoal daemon --data-root /srv/shoal -H unix:///run/shoal/shoal.sock -H tcp://127.0.0.1:2375"
+    )]
+    Daemon(Box<crate::daemon::DaemonOptions>),
     Events(system::EventsArgs),
     Exec(exec::ExecArgs),
     History(image::HistoryArgs),
@@ -77,8 +82,16 @@ enum TopCommand {
 }
 
 impl Cli {
+    /// The daemon's options when this is the daemon and no command to one.
+    pub(super) fn into_daemon(self) -> Result<crate::daemon::DaemonOptions, Self> {
+        match self.command {
+            TopCommand::Daemon(options) => Ok(*options),
+            command => Err(Self { command, ..self }),
+        }
+    }
+
     /// Runs the command.
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
         let context = Context::new(self.host.as_deref())?;
         let context = &context;
         match self.command {

@@ -72,8 +72,9 @@ impl Listing {
 
     fn render_table(&self, template: &str, rows: &[Value]) -> Result<String, String> {
         let template = Template::parse(template)?;
-        let headers: Map<String, Value> =
+        let mut headers: Map<String, Value> =
             self.headers.iter().map(|(field, header)| ((*field).to_owned(), Value::from(*header))).collect();
+        headers.insert(LABELS.to_owned(), Value::Null);
         let mut text = template.render(&Value::Object(headers))?;
         let strict = template.strict();
         for row in rows {

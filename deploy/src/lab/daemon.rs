@@ -45,6 +45,8 @@ pub(super) fn start(lab: &Lab, host: &Host) -> anyhow::Result<()> {
     for folder in [lab.host_dir(&host.name), lab.exec_root(&host.name)] {
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     }
+    // Left by a daemon that was killed; its id may be another process's by now.
+    let _ = std::fs::remove_file(pid_file(lab, host));
     let (program, words, log) = (lab.program.clone(), arguments(lab, host), lab.log(&host.name));
     let uts = lab.uts(&host.name);
     let pid = namespace::inside(&lab.namespace(&host.name), Some(&uts), move || tool::start(&program, &words, &log))?;
@@ -54,13 +56,16 @@ pub(super) fn start(lab: &Lab, host: &Host) -> anyhow::Result<()> {
     std::fs::write(&file, serde_json::to_vec(&process)?).with_context(|| format!("write {}", file.display()))
 }
 
+fn pid_file(lab: &Lab, host: &Host) -> std::path::PathBuf {
+    lab.run().join(&host.name).join("daemon.pid")
+}
+
 fn arguments(lab: &Lab, host: &Host) -> Vec<String> {
-    let run = lab.run().join(&host.name);
     let named = [
         ("--data-root", lab.host_dir(&host.name).join("data").display().to_string()),
         ("--exec-root", lab.exec_root(&host.name).display().to_string()),
         ("--host", format!("unix://{}", lab.socket(&host.name).display())),
-        ("--pidfile", run.join("daemon.pid").display().to_string()),
+        ("--pidfile", pid_file(lab, host).display().to_string()),
         ("--cgroup-parent", lab.cgroup(&host.name)),
     ];
     let mut words: Vec<String> = named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
