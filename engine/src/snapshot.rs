@@ -149,6 +149,13 @@ impl AsFd for MountedRoot {
     }
 }
 
+impl From<MountedRoot> for Directory {
+    /// The handle alone keeps what it needs of the mount.
+    fn from(mounted: MountedRoot) -> Self {
+        mounted.root
+    }
+}
+
 /// How roots are put together on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

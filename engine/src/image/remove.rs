@@ -45,15 +45,16 @@ pub(super) fn remove(
             removal.untag_all(&id);
         }
     } else {
-        if !options.force && is_single(&references) {
-            if let Some(user) = (removal.users)(&id).first() {
-                return Err(Failure::conflict(format!(
-                    "conflict: unable to remove repository reference {name:?} (must force) - container {} is using its \
-                     referenced image {}",
-                    short(&user.container_id),
-                    id.short()
-                )));
-            }
+        if !options.force
+            && is_single(&references)
+            && let Some(user) = (removal.users)(&id).first()
+        {
+            return Err(Failure::conflict(format!(
+                "conflict: unable to remove repository reference {name:?} (must force) - container {} is using its \
+                 referenced image {}",
+                short(&user.container_id),
+                id.short()
+            )));
         }
         let reference = Reference::parse(name).map_err(invalid)?.for_lookup();
         removal.untag(&reference);

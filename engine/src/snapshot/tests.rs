@@ -244,6 +244,17 @@ fn nothing_is_mounted_on_the_host() {
 }
 
 #[test]
+fn a_handle_outlives_its_mount() {
+    in_both(|fixture| {
+        fixture.prepare("c1");
+        let root = Directory::from(fixture.snapshots.open_root("c1").unwrap());
+        root.open_dir(Path::new("etc")).unwrap().create_file(OsStr::new("new"), 0o600).unwrap();
+        drop(root);
+        assert!(exists(&fixture.snapshots.open_root("c1").unwrap(), "etc/new"));
+    });
+}
+
+#[test]
 fn containers_that_need_no_sync_start_again() {
     let fixture = Fixture::new(SnapshotDriver::Overlay);
     let options = PrepareOptions { volatile: true };

@@ -104,7 +104,7 @@ fn what_containers_refer_to_stays() {
     assert_eq!(fixture.names(&Filters::default().with("dangling", "false")), ["used"]);
     assert_eq!(fixture.names(&Filters::default().with("dangling", "1")).len(), 2);
     assert_eq!(fixture.names(&Filters::default().with("name", "se")), ["used"]);
-    assert_eq!(fixture.names(&Filters::default().with("label", ANONYMOUS)), [anonymous.name.clone()]);
+    assert_eq!(fixture.names(&Filters::default().with("label", ANONYMOUS)), std::slice::from_ref(&anonymous.name));
     assert!(fixture.names(&Filters::default().with("driver", "nfs")).is_empty());
     assert!(fixture.store.list(&Filters::default().with("x", "y")).is_err());
     std::fs::write(Path::new(&anonymous.mountpoint).join("f"), "12345").unwrap();

@@ -239,7 +239,9 @@ impl Applier<'_> {
         let parent = self.current()?;
         let Some(existing) = parent.directory.stat(name)? else { return Ok(false) };
         let was_whiteout = self.target.whiteouts && existing.is_whiteout();
-        discard(&parent.directory, name, existing, self.target.replaced)?;
+        let freed = discard(&parent.directory, name, existing, self.target.replaced)?;
+        self.applied.bytes = self.applied.bytes.saturating_sub(freed);
+        let parent = self.current()?;
         if matches!(existing.kind, FileKind::Directory | FileKind::Link) {
             // The way to the open directory may have led through it.
             let (asked, real) = (parent.asked.clone(), parent.real.join(name));
@@ -369,6 +371,7 @@ impl Applier<'_> {
             }
             other => other?,
         }
+        self.applied.bytes += entry.link.len() as u64;
         let (uid, gid) = self.target.owner.unwrap_or((entry.uid, entry.gid));
         let directory = &self.current()?.directory;
         directory.set_owner(name, uid, gid)?;
@@ -468,25 +471,41 @@ fn set_attributes(file: impl std::os::fd::AsFd, entry: &TarEntry) -> io::Result<
     Ok(())
 }
 
-/// Removes what has this name; regular files whose content the recipe needs go aside.
-fn discard(parent: &Directory, name: &OsStr, existing: Metadata, replaced: Option<&Directory>) -> io::Result<()> {
-    let Some(aside) = replaced else { return parent.remove_tree(name) };
-    match existing.kind {
-        FileKind::File if existing.size > 0 => {
-            parent.rename(name, aside, OsStr::new(&existing.inode.to_string()))?;
+/// What a file counts for in the size of a layer, as dockerd counts: links with their text, each file once.
+fn size_of(metadata: &Metadata) -> u64 {
+    match metadata.kind {
+        FileKind::File if metadata.links == 1 => metadata.size,
+        FileKind::Link => metadata.size,
+        _ => 0,
+    }
+}
+
+/// Removes what has this name, and says what that counted for; regular files whose content the recipe needs go aside.
+fn discard(parent: &Directory, name: &OsStr, existing: Metadata, replaced: Option<&Directory>) -> io::Result<u64> {
+    let mut freed = size_of(&existing);
+    match (existing.kind, replaced) {
+        (FileKind::File, Some(aside)) if existing.size > 0 => {
+            let kept = existing.inode.to_string();
+            // The name it was kept under before is no name of the layer.
+            let names = existing.links - u64::from(aside.stat(OsStr::new(&kept))?.is_some());
+            freed = if names == 1 { existing.size } else { 0 };
+            parent.rename(name, aside, OsStr::new(&kept))?;
             // Renaming onto another name of the same file does nothing.
-            if parent.stat(name)?.is_some() { parent.remove_file(name) } else { Ok(()) }
+            if parent.stat(name)?.is_some() {
+                parent.remove_file(name)?;
+            }
         }
-        FileKind::Directory => {
+        (FileKind::Directory, _) => {
             let directory = parent.enter(name)?;
             for entry in directory.entries()? {
                 if let Some(inner) = directory.stat(&entry.name)? {
-                    discard(&directory, &entry.name, inner, replaced)?;
+                    freed += discard(&directory, &entry.name, inner, replaced)?;
                 }
             }
             drop(directory);
-            parent.remove_tree(name)
+            parent.remove_tree(name)?;
         }
-        _ => parent.remove_file(name),
+        _ => parent.remove_file(name)?,
     }
+    Ok(freed)
 }

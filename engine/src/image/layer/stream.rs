@@ -103,11 +103,14 @@ impl Compression {
     }
 }
 
+/// A source whose first bytes were looked at.
+pub type Peeked<R> = io::Chain<Cursor<Vec<u8>>, R>;
+
 /// The first bytes of a source, and the source with them put back.
 ///
 /// # Errors
 /// When the source fails.
-pub fn peek<R: BufRead>(mut source: R, length: usize) -> io::Result<(Vec<u8>, io::Chain<Cursor<Vec<u8>>, R>)> {
+pub fn peek<R: BufRead>(mut source: R, length: usize) -> io::Result<(Vec<u8>, Peeked<R>)> {
     let mut start = Vec::with_capacity(length);
     source.by_ref().take(length as u64).read_to_end(&mut start)?;
     Ok((start.clone(), Cursor::new(start).chain(source)))

@@ -85,8 +85,8 @@ impl Records {
             b"size" => self.sparse.size = Some(decimal(value)?),
             b"realsize" => self.sparse.real_size = Some(decimal(value)?),
             b"numblocks" => self.sparse.blocks = Some(decimal(value)?),
-            b"offset" if self.sparse.map.len() % 2 == 0 => self.sparse.map.push(decimal(value)?),
-            b"numbytes" if self.sparse.map.len() % 2 == 1 => self.sparse.map.push(decimal(value)?),
+            b"offset" if self.sparse.map.len().is_multiple_of(2) => self.sparse.map.push(decimal(value)?),
+            b"numbytes" if !self.sparse.map.len().is_multiple_of(2) => self.sparse.map.push(decimal(value)?),
             b"map" if self.sparse.map.is_empty() => {
                 for number in value.split(|byte| *byte == b',').filter(|number| !number.is_empty()) {
                     self.sparse.map.push(decimal(number)?);
@@ -98,7 +98,10 @@ impl Records {
     }
 }
 
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), String> {
+/// Key and value of the first record, and what follows it.
+type Split<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+fn record(bytes: &[u8]) -> Result<Split<'_>, String> {
     let broken = || "an extension header with a broken record".to_owned();
     let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or_else(broken)?;
     let length = usize::try_from(decimal(&bytes[..space])?).map_err(|_| broken())?;
