@@ -40,9 +40,14 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use exit::Exit;
 use grammar::Cli;
 
-/// The command as a shell's completion and the help see it.
+/// The command as people read it.
+fn command_for_help() -> clap::Command {
+    grammar::with_overview(flags::for_help(Cli::command()))
+}
+
+/// The command as a shell's completion sees it.
 pub(crate) fn command() -> clap::Command {
-    grammar::with_overview(Cli::command())
+    Cli::command()
 }
 
 /// Runs the command line and gives the process's exit code.
@@ -107,7 +112,7 @@ fn parse(arguments: &[String]) -> Result<Cli, i32> {
     // Help is printed from the command as people read it, where `--rm` takes no value.
     let error = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            command().try_get_matches_from(arguments).err().unwrap_or(error)
+            command_for_help().try_get_matches_from(arguments).err().unwrap_or(error)
         }
         _ => error,
     };
@@ -140,7 +145,7 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         flags::adapt(Cli::command()).debug_assert();
-        command().debug_assert();
+        command_for_help().debug_assert();
     }
 
     #[test]

@@ -27,3 +27,12 @@ fn adapt_argument(argument: Arg) -> Arg {
         _ => argument,
     }
 }
+
+/// The command for its help: the description of a flag says its values, so they are not listed once more.
+pub(crate) fn for_help(command: Command) -> Command {
+    let tidy = |argument: Arg| match argument.get_action() {
+        ArgAction::Set | ArgAction::Append if !argument.is_positional() => argument.hide_possible_values(true),
+        _ => argument,
+    };
+    command.mut_args(tidy).mut_subcommands(for_help)
+}

@@ -83,10 +83,10 @@ enum TopCommand {
 
 impl Cli {
     /// The daemon's options when this is the daemon and no command to one.
-    pub(super) fn into_daemon(self) -> Result<crate::daemon::DaemonOptions, Self> {
+    pub(super) fn into_daemon(self) -> Result<crate::daemon::DaemonOptions, Box<Self>> {
         match self.command {
             TopCommand::Daemon(options) => Ok(*options),
-            command => Err(Self { command, ..self }),
+            command => Err(Box::new(Self { command, ..self })),
         }
     }
 

@@ -206,7 +206,7 @@ pub(crate) struct InspectArgs {
     /// Display total file sizes if the type is container
     #[arg(short, long)]
     size: bool,
-    /// Only inspect objects of the given type
+    /// Only inspect objects of this type (container, image, network, volume, service, task, node, …)
     #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image", "network", "volume", "node", "service", "task", "secret", "config"])]
     kind: Option<String>,
     /// Names or ids

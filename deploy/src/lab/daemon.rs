@@ -47,6 +47,9 @@ pub(super) fn start(lab: &Lab, host: &Host) -> anyhow::Result<()> {
     }
     // Left by a daemon that was killed; its id may be another process's by now.
     let _ = std::fs::remove_file(pid_file(lab, host));
+    if lab.engine == Engine::Dockerd {
+        let _ = std::fs::remove_file(lab.exec_root(&host.name).join("containerd/containerd.pid"));
+    }
     let (program, words, log) = (lab.program.clone(), arguments(lab, host), lab.log(&host.name));
     let uts = lab.uts(&host.name);
     let pid = namespace::inside(&lab.namespace(&host.name), Some(&uts), move || tool::start(&program, &words, &log))?;

@@ -32,7 +32,7 @@ pub(super) struct UpArgs {
     /// Start the daemons but make no cluster
     #[arg(long)]
     no_cluster: bool,
-    /// Which program the daemons are; dockerd is there to compare with
+    /// Which program the daemons are (shoal, dockerd); dockerd is there to compare with
     #[arg(long, value_enum, default_value_t = Engine::Shoal)]
     engine: Engine,
     /// Path of the daemons' program (default: this program, or dockerd from the path)
