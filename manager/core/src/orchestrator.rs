@@ -156,11 +156,26 @@ fn tend_all(draft: &mut Draft<'_>, service: &Arc<Service>) {
     }
 }
 
-/// Replaces what ended or lost its node.
+/// Replaces what ended or lost its node, and ends the second task of a start-first update when the first one has taken
+/// over.
 fn tend(draft: &mut Draft<'_>, service: &Arc<Service>, freshness: &mut Freshness, slot: &[Arc<Task>]) {
     let over = |draft: &Draft<'_>, task: &Task| task.status.state.is_terminal() || is_lost(&draft.store, task);
+    let runnable: Vec<&Arc<Task>> = slot.iter().filter(|task| is_runnable(task)).collect();
+    if let [task] = runnable.as_slice()
+        && !over(draft, task)
+    {
+        return;
+    }
+    let (old, new): (Vec<&Arc<Task>>, Vec<&Arc<Task>>) =
+        runnable.iter().partition(|task| freshness.is_dirty(&draft.store, task));
+    let taken_over = new.iter().any(|task| task.status.state == TaskState::Running && !over(draft, task));
     let mut replaced = false;
-    for task in slot.iter().filter(|task| is_runnable(task)) {
+    for task in runnable {
+        let is_old = old.iter().any(|other| other.id == task.id);
+        if is_old && taken_over {
+            draft.set_desired(task, TaskState::Shutdown);
+            continue;
+        }
         if !over(draft, task) {
             continue;
         }
@@ -171,16 +186,15 @@ fn tend(draft: &mut Draft<'_>, service: &Arc<Service>, freshness: &mut Freshness
             draft.wake(Due::Slot(slot_key(task)), task.not_before);
             continue;
         }
-        // During a start-first update the slot has two tasks: the end of one of them needs no third.
-        let covered = slot.iter().any(|other| {
-            other.id != task.id && is_runnable(other) && !over(draft, other) && !freshness.is_dirty(&draft.store, other)
-        });
+        // The end of one of two tasks needs no third.
+        let covered = new.iter().any(|other| other.id != task.id && !over(draft, other));
         let replacement = if covered || replaced {
             Replacement::None
-        } else if update::is_running(service) && freshness.is_dirty(&draft.store, task) {
+        } else if update::is_running(service) && is_old {
             Replacement::Update
         } else {
-            Replacement::Restart { by_update: update::is_of_update(service, task) }
+            let by_update = update::is_running(service) && (update::is_of_update(service, task) || !old.is_empty());
+            Replacement::Restart { by_update }
         };
         restart(draft, service, task, replacement);
         replaced |= replacement != Replacement::None;

@@ -105,7 +105,11 @@ fn follow(task: &Task, lost: bool, now: Timestamp) -> (RestartTrack, Duration, S
 /// `0.5 s`, `20 s`.
 fn seconds(duration: Duration) -> String {
     let millis = duration.as_millis();
-    if millis % 1000 == 0 { format!("{} s", millis / 1000) } else { format!("{:.1} s", duration.as_secs_f64()) }
+    if millis.is_multiple_of(1000) {
+        format!("{} s", millis / 1000)
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
 }
 
 /// What comes after a task that ended or was lost.

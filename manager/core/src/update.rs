@@ -122,16 +122,21 @@ pub(crate) fn judge(draft: &mut Draft<'_>, service: Arc<Service>) -> Arc<Service
     let mut service = service;
     if !is_running(&service) || !counted {
         let mut freshness = Freshness::new(&service);
-        let dirty = slots.values().filter(|slot| is_slot_dirty(draft, &mut freshness, slot)).count() as u64;
-        if dirty == 0 {
+        let dirty: Vec<&Slot> = slots.values().filter(|slot| is_slot_dirty(draft, &mut freshness, slot)).collect();
+        // After an update that went on in spite of failures, old tasks may still serve while their successors crash.
+        let only_leftovers = service.update_status.is_some()
+            && !is_running(&service)
+            && dirty.iter().all(|slot| slot.iter().any(|t| is_alive(t) && !freshness.is_dirty(&draft.store, t)));
+        if dirty.is_empty() || only_leftovers {
             return service;
         }
+        let total_slots = dirty.len() as u64;
         let status = match service.update_status.clone().filter(|_| is_running(&service)) {
-            Some(status) => UpdateStatus { total_slots: dirty, ..status },
+            Some(status) => UpdateStatus { total_slots, ..status },
             None => UpdateStatus {
                 started_at: draft.now,
                 message: "update in progress".to_owned(),
-                total_slots: dirty,
+                total_slots,
                 ..UpdateStatus::default()
             },
         };
@@ -256,15 +261,13 @@ fn survey(draft: &mut Draft<'_>, service: &Arc<Service>, config: &UpdateConfig) 
             }
             continue;
         }
-        if running(&clean) {
-            // Start-first: the new task took over.
-            for task in &dirty {
-                draft.set_desired(task, TaskState::Shutdown);
-            }
+        if failed.contains(key) {
+            continue;
         }
-        if !failed.contains(key) {
-            watch(draft, service, config, &clean, &mut progress);
+        if !dirty.is_empty() && !clean.iter().any(|task| is_of_update(service, task)) {
+            progress.busy += 1;
         }
+        watch(draft, service, config, &clean, &mut progress);
     }
     progress
 }

@@ -1,5 +1,7 @@
 //! Virtual addresses and published ports of services.
 
+use std::collections::BTreeSet;
+
 use shoal_proto::id::{NetworkId, ServiceId};
 use shoal_proto::object::{Endpoint, Network, Service, VirtualIp};
 use shoal_proto::spec::{EndpointMode, PortConfig, Protocol, PublishMode};
@@ -8,7 +10,7 @@ use super::{free_address, is_managed, uses_ingress};
 use crate::change::ServicePatch;
 use crate::draft::Draft;
 use crate::reconcile::AUTOMATIC_PORTS;
-use crate::store::Store;
+use crate::store::{Store, ingress_ports};
 
 /// Brings a service's endpoint up to its spec, as far as there is room.
 pub(crate) fn allocate_service(draft: &mut Draft<'_>, id: ServiceId) {
@@ -95,25 +97,36 @@ fn kept_addresses(store: &Store, service: &Service) -> Vec<VirtualIp> {
     service.endpoint.virtual_ips.iter().filter(|vip| wanted.contains(&vip.network)).cloned().collect()
 }
 
+/// Is this port of the endpoint what the spec asks for?
+fn serves(have: &PortConfig, wanted: &PortConfig) -> bool {
+    let automatic = wanted.published == 0 && wanted.mode == PublishMode::Ingress;
+    (&have.name, have.protocol, have.target, have.mode) == (&wanted.name, wanted.protocol, wanted.target, wanted.mode)
+        && if automatic { AUTOMATIC_PORTS.contains(&have.published) } else { have.published == wanted.published }
+}
+
 /// The ports of the spec with numbers. One that cannot get a number is missing.
 fn wanted_ports(draft: &Draft<'_>, service: &Service, reasons: &mut Vec<String>) -> Vec<PortConfig> {
-    let mut chosen: Vec<PortConfig> = Vec::with_capacity(service.spec.endpoint.ports.len());
-    for wanted in &service.spec.endpoint.ports {
+    let (have, wanted) = (&service.endpoint.ports, &service.spec.endpoint.ports);
+    if have.len() == wanted.len() && have.iter().zip(wanted).all(|(have, wanted)| serves(have, wanted)) {
+        return have.clone();
+    }
+    let mut own: BTreeSet<(Protocol, u16)> = ingress_ports(wanted).collect();
+    let mut chosen: Vec<PortConfig> = Vec::with_capacity(wanted.len());
+    for wanted in wanted {
         if wanted.published != 0 || wanted.mode == PublishMode::Host {
             chosen.push(wanted.clone());
             continue;
         }
-        let taken =
-            |port: &PortConfig| chosen.iter().any(|c| (c.protocol, c.published) == (port.protocol, port.published));
-        let known = service.endpoint.ports.iter().find(|port| {
-            let same = (&port.name, port.protocol, port.target, port.mode)
-                == (&wanted.name, wanted.protocol, wanted.target, wanted.mode);
-            same && AUTOMATIC_PORTS.contains(&port.published) && !taken(port)
-        });
-        let published =
-            known.map(|port| port.published).or_else(|| find_port(draft, service, wanted.protocol, &chosen));
+        let known = have.iter().find(|port| serves(port, wanted) && !own.contains(&(port.protocol, port.published)));
+        let published = match known {
+            Some(port) => Some(port.published),
+            None => find_port(draft, wanted.protocol, &own, &chosen),
+        };
         match published {
-            Some(published) => chosen.push(PortConfig { published, ..wanted.clone() }),
+            Some(published) => {
+                own.insert((wanted.protocol, published));
+                chosen.push(PortConfig { published, ..wanted.clone() });
+            }
             None => reasons.push(no_port_left()),
         }
     }
@@ -121,22 +134,22 @@ fn wanted_ports(draft: &Draft<'_>, service: &Service, reasons: &mut Vec<String>)
 }
 
 /// A free port, searched round-robin; not one that this service is being given or asks for itself.
-fn find_port(draft: &Draft<'_>, service: &Service, protocol: Protocol, chosen: &[PortConfig]) -> Option<u16> {
+fn find_port(
+    draft: &Draft<'_>,
+    protocol: Protocol,
+    own: &BTreeSet<(Protocol, u16)>,
+    chosen: &[PortConfig],
+) -> Option<u16> {
     let (first, last) = (*AUTOMATIC_PORTS.start(), *AUTOMATIC_PORTS.end());
-    let cursor = draft.store.port_cursor();
     let last_chosen = chosen.iter().rev().map(|port| port.published).find(|port| AUTOMATIC_PORTS.contains(port));
-    let start = match last_chosen.unwrap_or(cursor) {
+    let start = match last_chosen.unwrap_or(draft.store.port_cursor()) {
         cursor if cursor >= first && cursor < last => cursor + 1,
         _ => first,
     };
-    let free = |port: u16| {
-        draft.store.port_owner(protocol, port).is_none() && draft.base().port_owner(protocol, port).is_none()
+    let free = |port: &u16| {
+        draft.store.port_owner(protocol, *port).is_none()
+            && draft.base().port_owner(protocol, *port).is_none()
+            && !own.contains(&(protocol, *port))
     };
-    let own = |port: u16| {
-        chosen
-            .iter()
-            .chain(&service.spec.endpoint.ports)
-            .any(|known| known.mode == PublishMode::Ingress && (known.protocol, known.published) == (protocol, port))
-    };
-    (start..=last).chain(first..start).find(|port| free(*port) && !own(*port))
+    (start..=last).chain(first..start).find(free)
 }

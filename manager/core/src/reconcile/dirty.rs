@@ -119,12 +119,16 @@ impl Dirty {
             && after.desired_state == TaskState::Running
             && before.is_none_or(|old| old.desired_state == after.desired_state)
             && !is_lost(store, after);
-        if !same && !well {
+        let moved = before.is_none_or(|old| old.status.state != after.status.state);
+        let service = store.service(after.service_id);
+        // A task that runs takes over from the one that a start-first update kept.
+        let takes_over = moved
+            && after.status.state == TaskState::Running
+            && service.is_some_and(|service| service.update_status.is_some());
+        if (!same && !well) || takes_over {
             self.slots.insert(slot_key(after));
         }
         self.capacity |= ended && !same;
-        let moved = before.is_none_or(|old| old.status.state != after.status.state);
-        let service = store.service(after.service_id);
         if (moved || !same) && service.is_some_and(|service| update::is_running(service) || service.pending_delete) {
             self.services.insert(after.service_id);
         }

@@ -192,7 +192,5 @@ fn mix(bits: u128) -> u32 {
     let mut hash = (bits as u64) ^ ((bits >> 64) as u64);
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half is what is wanted")]
-    let folded = (hash >> 32) as u32;
-    folded
+    (hash >> 32) as u32
 }
