@@ -9,6 +9,7 @@
 pub mod ca;
 mod control;
 mod dispatcher;
+mod handle;
 mod inner;
 mod leader;
 mod log_relay;
@@ -21,8 +22,9 @@ pub mod raft;
 pub mod seal;
 mod watch;
 
+pub use handle::{JoinInfo, ManagerHandle, MemberStatus};
 pub use inner::{Health, ManagerOptions};
 pub use log_relay::ServiceLogs;
-pub use manager::{BootstrapSpec, JoinInfo, Manager, ManagerHandle, MemberStatus};
+pub use manager::{BootstrapSpec, Manager};
 pub use raft::node::Timing;
 pub use watch::{Watch, Watched};

@@ -1,4 +1,4 @@
-//! One manager: made, joined or started again, and what the rest of the daemon sees of it.
+//! One manager: made, joined or started again, and stopped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,17 +8,13 @@ use shoal_kit::backoff::Backoff;
 use shoal_kit::tls::{self, DialOptions, Listener, ListenerOptions};
 use shoal_manager_core::change::Change;
 use shoal_manager_core::control::initial_networks;
-use shoal_manager_core::store::Store;
-use shoal_proto::control::{ControlRequest, ControlResponse};
 use shoal_proto::error::{Failure, chain};
-use shoal_proto::id::{NodeId, TaskId};
 use shoal_proto::object::{Cluster, ManagerMember, Node, RootCa};
 use shoal_proto::spec::{AddressPools, Availability, ClusterSpec, NodeRole, NodeSpec};
 use shoal_proto::wire::ca_server::CaServer;
 use shoal_proto::wire::dispatcher_server::DispatcherServer;
 use shoal_proto::wire::manager_peer_server::ManagerPeerServer;
-use shoal_proto::wire::{JoinRaftRequest, JoinRaftResponse, LogSubscription, MembersRequest};
-use tokio::sync::watch;
+use shoal_proto::wire::{JoinRaftRequest, JoinRaftResponse};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -26,16 +22,15 @@ use tonic::{Code, Status};
 use crate::ca::service::CaService;
 use crate::dispatcher::service::DispatcherService;
 use crate::dispatcher::{hub, reporter, sweep};
-use crate::inner::{Health, Inner, ManagerOptions};
-use crate::log_relay::ServiceLogs;
+use crate::handle::ManagerHandle;
+use crate::inner::{Inner, ManagerOptions};
 use crate::member_file::MemberFile;
 use crate::peer_service::PeerService;
-use crate::peers::{Lane, MESSAGE_LIMIT, Peers, client_over};
+use crate::peers::{MESSAGE_LIMIT, Peers, client_over};
 use crate::raft::network::describe;
 use crate::raft::node::{RaftNode, RaftOptions};
 use crate::raft::types::{BatchBody, Outcome, RaftMember};
 use crate::seal::Keyring;
-use crate::watch::Watch;
 
 /// How long a manager that joins may take to become a voting member.
 const JOIN: Duration = Duration::from_secs(30);
@@ -53,52 +48,12 @@ pub struct BootstrapSpec {
     pub root: RootCa,
 }
 
-/// A member of the consensus group as users see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberStatus {
-    /// Its raft id.
-    pub raft_id: u64,
-    /// Its node.
-    pub node_id: NodeId,
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// Does it lead?
-    pub leader: bool,
-    /// Did it answer lately?
-    pub reachable: bool,
-}
-
-/// What one needs to let other nodes join.
-#[derive(Debug, Clone)]
-pub struct JoinInfo {
-    /// Token that admits workers.
-    pub worker_token: String,
-    /// Token that admits managers.
-    pub manager_token: String,
-    /// The trust bundle, PEM.
-    pub root_pem: String,
-    /// Addresses of the managers.
-    pub managers: Vec<SocketAddr>,
-}
-
 /// A manager's tasks. Dropping it ends them; [`Manager::shutdown`] ends them in order.
 #[derive(Debug)]
 pub struct Manager {
     handle: ManagerHandle,
     tasks: JoinSet<()>,
     listen_addr: SocketAddr,
-}
-
-/// A manager to talk to. Cloning is cheap.
-#[derive(Clone)]
-pub struct ManagerHandle {
-    inner: Arc<Inner>,
-}
-
-impl std::fmt::Debug for ManagerHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ManagerHandle").field("raft_id", &self.inner.raft.id()).finish_non_exhaustive()
-    }
 }
 
 fn internal(error: &(dyn std::error::Error + 'static)) -> Failure {
@@ -330,8 +285,9 @@ async fn serve(inner: Arc<Inner>, listener: Listener) {
         .max_encoding_message_size(MESSAGE_LIMIT);
     let ca = CaServer::new(CaService(inner)).max_decoding_message_size(64 << 10);
     let server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(tls::KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(tls::KEEPALIVE_TIMEOUT))
+        // Agents are guarded by their heartbeats; this is for connections that nothing else guards.
+        .http2_keepalive_interval(Some(tls::KEEPALIVE_INTERVAL * 5))
+        .http2_keepalive_timeout(Some(tls::KEEPALIVE_TIMEOUT * 5))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .max_concurrent_streams(Some(1024))
@@ -444,142 +400,5 @@ impl Inner {
             Ok(outcome) => Err(Failure::unavailable(format!("the cluster could not be made: {outcome}"))),
             Err(error) => Err(Failure::unavailable(error.to_string())),
         }
-    }
-}
-
-impl ManagerHandle {
-    /// A snapshot that shows every write that was answered before this call.
-    ///
-    /// # Errors
-    /// When no leader confirms what the newest state is.
-    pub async fn read(&self) -> Result<Store, Failure> {
-        self.inner.linearize().await?;
-        Ok(self.inner.store())
-    }
-
-    /// The newest snapshot known here; it may lag behind.
-    pub fn local(&self) -> Store {
-        self.inner.store()
-    }
-
-    /// Carries a request out, on whichever manager leads.
-    ///
-    /// # Errors
-    /// When it is refused, or there is no leader for some seconds.
-    pub async fn control(&self, request: ControlRequest) -> Result<ControlResponse, Failure> {
-        self.inner.control(request).await
-    }
-
-    /// Follows the store from a version on; 0 is from the beginning, or as far back as is remembered.
-    pub fn watch(&self, from_version: u64) -> Watch {
-        Watch::new(Arc::clone(self.inner.raft.cell()), from_version)
-    }
-
-    /// Changes whenever the store does.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.raft.cell().subscribe()
-    }
-
-    /// Waits for the next change of the store.
-    pub async fn changed(&self) {
-        let _ = self.inner.raft.cell().subscribe().changed().await;
-    }
-
-    /// The members of the consensus group. Who is reachable is the leader's view; without a leader it is unknown, and
-    /// only this manager counts as reachable.
-    pub async fn members(&self) -> Vec<MemberStatus> {
-        let inner = &self.inner;
-        let mut members = inner.members_here();
-        if inner.raft.leading().is_none()
-            && let Some(mut leader) = inner.leader_client(Lane::Requests)
-            && let Ok(Ok(answer)) =
-                tokio::time::timeout(Duration::from_secs(2), leader.members(MembersRequest {})).await
-        {
-            members = answer.into_inner().members;
-        }
-        let parsed = members.into_iter().filter_map(|member| {
-            Some(MemberStatus {
-                raft_id: member.raft_id,
-                node_id: member.node_id.parse().ok()?,
-                addr: member.addr.parse().ok()?,
-                leader: member.leader,
-                reachable: member.reachable,
-            })
-        });
-        parsed.collect()
-    }
-
-    /// The leader that this manager knows of.
-    pub fn leader(&self) -> Option<MemberStatus> {
-        let view = self.inner.raft.view();
-        let raft_id = view.leader?;
-        let member = view.member(raft_id)?;
-        Some(MemberStatus { raft_id, node_id: member.node_id, addr: member.addr, leader: true, reachable: true })
-    }
-
-    /// Does this manager lead, and know all that was committed before?
-    pub fn is_leader(&self) -> bool {
-        self.inner.raft.leading().is_some()
-    }
-
-    /// This manager's raft id.
-    pub fn raft_id(&self) -> u64 {
-        self.inner.raft.id()
-    }
-
-    /// Waits until this manager has become or stopped being the leader, or the group has changed.
-    pub async fn leadership_changed(&self) {
-        let _ = self.inner.raft.views().changed().await;
-    }
-
-    /// Why this manager cannot take part now (a full disk, for one); `None` when it can.
-    pub fn failure(&self) -> Option<String> {
-        self.inner.raft.view().failure
-    }
-
-    /// Health of the leader's loops.
-    pub fn health(&self) -> Health {
-        self.inner.health.borrow().clone()
-    }
-
-    /// Number of agents that have their session here.
-    pub fn session_count(&self) -> usize {
-        self.inner.dispatcher.session_count()
-    }
-
-    /// Leaves the consensus group for good. The caller then shuts the manager down and erases its files.
-    ///
-    /// # Errors
-    /// When the rest would lose its majority and `force` is not given, or nobody confirms it.
-    pub async fn leave(&self, force: bool) -> Result<(), Failure> {
-        self.inner.leave(force).await
-    }
-
-    /// Hands the leadership to another manager.
-    ///
-    /// # Errors
-    /// When no other manager answers.
-    pub async fn step_down(&self) -> Result<(), Failure> {
-        if self.is_leader() { self.inner.step_down().await } else { Ok(()) }
-    }
-
-    /// Tokens and addresses for nodes that are to join.
-    ///
-    /// # Errors
-    /// When no leader confirms what the newest state is.
-    pub async fn join_info(&self) -> Result<JoinInfo, Failure> {
-        let store = self.read().await?;
-        let cluster = store.cluster().ok_or_else(|| Failure::unavailable("the cluster is not made yet"))?;
-        Ok(JoinInfo {
-            worker_token: cluster.root_ca.worker_token.clone(),
-            manager_token: cluster.root_ca.manager_token.clone(),
-            root_pem: cluster.root_ca.certificate_pem.clone(),
-            managers: self.inner.raft.view().members().into_values().map(|member| member.addr).collect(),
-        })
-    }
-
-    /// Logs of tasks, wherever they run. `options` says what is wanted; its id and tasks are set here.
-    pub fn service_logs(&self, tasks: &[TaskId], options: &LogSubscription) -> ServiceLogs {
-        self.inner.service_logs(tasks, options)
     }
 }

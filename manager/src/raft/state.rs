@@ -134,3 +134,68 @@ impl StateCell {
         let _ = seen.wait_for(|applied| *applied >= index).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_manager_core::change::{ApplyError, Change};
+    use shoal_proto::id::SecretId;
+    use shoal_proto::object::Secret;
+    use shoal_proto::spec::SecretSpec;
+
+    use super::*;
+
+    fn body(name: &str, fence: u64, request: Option<u128>) -> BatchBody {
+        let spec = SecretSpec { name: name.to_owned(), ..SecretSpec::default() };
+        let id = SecretId::from_bits(name.bytes().fold(0, |bits, byte| bits * 256 + u128::from(byte)));
+        let request = request.map(|id| RequestMark { id, object: None, warnings: Vec::new() });
+        BatchBody {
+            fence,
+            request,
+            changes: vec![Change::create(Secret { id, spec, ..Secret::default() })],
+            ..BatchBody::default()
+        }
+    }
+
+    #[test]
+    fn a_deposed_leaders_entry_changes_nothing() {
+        let mut state = State::default();
+        assert_eq!(state.apply(3, 1, &body("a", 2, Some(1))), Outcome::Fenced);
+        assert_eq!(state.store.secrets().len(), 0);
+        assert_eq!(state.apply(3, 2, &body("a", 3, Some(1))), Outcome::Applied { version: 2 });
+        assert_eq!(state.apply(3, 3, &body("b", 0, None)), Outcome::Applied { version: 3 });
+    }
+
+    #[test]
+    fn a_request_that_is_sent_again_is_applied_once() {
+        let mut state = State::default();
+        assert_eq!(state.apply(1, 1, &body("a", 1, Some(7))), Outcome::Applied { version: 1 });
+        assert!(matches!(state.apply(2, 2, &body("a", 2, Some(7))), Outcome::Repeated(mark) if mark.id == 7));
+        assert!(matches!(
+            state.apply(2, 3, &body("a", 2, Some(8))),
+            Outcome::Refused(ApplyError::Exists { .. } | ApplyError::NameTaken { .. })
+        ));
+        assert!(state.requests.get(8).is_none(), "what was refused may be tried again");
+    }
+
+    #[test]
+    fn only_so_many_requests_are_remembered() {
+        let mut requests = Requests::default();
+        for id in 0..REQUESTS as u128 + 10 {
+            requests.remember(&RequestMark { id, object: None, warnings: Vec::new() });
+        }
+        assert!(requests.get(9).is_none() && requests.get(10).is_some());
+        assert_eq!(requests.to_marks().len(), REQUESTS);
+    }
+
+    #[test]
+    fn the_cell_never_goes_back() {
+        let cell = StateCell::default();
+        let at = |index| State {
+            applied: Some(openraft::testing::log_id::<crate::raft::types::TypeConfig>(1, 0, index)),
+            ..State::default()
+        };
+        cell.publish(&at(5));
+        cell.publish(&at(3));
+        assert_eq!(cell.load().index(), 5);
+    }
+}

@@ -125,3 +125,25 @@ async fn certificates_of_seconds_are_renewed_for_ever() {
     assert!(status.message().contains("expired"), "{status}");
     assert!(Agent::connect(&worker, &cluster.addrs()[0]).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn managers_renew_without_losing_touch() {
+    let spec = ClusterSpec { node_cert_expiry: Duration::from_secs(4), ..test_spec() };
+    let cluster = Cluster::with_spec(3, spec).await;
+    let stop = CancellationToken::new();
+    for member in &cluster.members {
+        let remotes = cluster.addrs();
+        let identity = Arc::clone(&member.options.identity);
+        tokio::spawn(ca_client::keep_renewed(identity, move || remotes.clone(), Entropy::from_system(), stop.clone()));
+    }
+    let began = tokio::time::Instant::now();
+    let mut number = 0;
+    while began.elapsed() < Duration::from_secs(9) {
+        write(&cluster.members[number % 3].handle(), &format!("secret-{number}")).await.unwrap();
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(cluster.members.iter().all(|member| !member.options.identity.expired()));
+    stop.cancel();
+    cluster.shutdown().await;
+}

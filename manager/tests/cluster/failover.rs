@@ -156,3 +156,34 @@ async fn all_killed_at_once_come_back_as_they_were() {
     write(&cluster.any(), "after").await.unwrap();
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_sees_every_change_in_order_and_resumes() {
+    use shoal_manager::Watched;
+    use shoal_manager_core::change::Object;
+
+    let cluster = Cluster::new(3).await;
+    let follower = cluster.members[cluster.follower().await].handle();
+    let mut watch = follower.watch(follower.local().version());
+    let mut seen = Vec::new();
+    for round in 0..2 {
+        for number in 0..10 {
+            write(&cluster.any(), &format!("secret-{round}-{number}")).await.unwrap();
+        }
+        while seen.len() < 10 * (round + 1) {
+            let (watched, store) = watch.next().await.expect("the manager lives");
+            let Watched::Events(events) = watched else { panic!("nothing was missed") };
+            for event in events {
+                if let Some(Object::Secret(secret)) = &event.after {
+                    assert!(has_secret(&store, &secret.spec.name));
+                    seen.push(secret.spec.name.clone());
+                }
+            }
+        }
+        // Another watch goes on where the first one stopped.
+        watch = follower.watch(watch.version());
+    }
+    let expected: Vec<_> = (0..2).flat_map(|r| (0..10).map(move |n| format!("secret-{r}-{n}"))).collect();
+    assert_eq!(seen, expected);
+    cluster.shutdown().await;
+}

@@ -15,11 +15,15 @@ use crate::harness::{Agent, Cluster, clock, eventually, join_with};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: 1,000 agents and 10,000 tasks"]
 async fn a_thousand_agents_and_ten_thousand_tasks() {
+    // Smaller in a debug build: SHOAL_SCALE=200,2000.
+    let sizes = std::env::var("SHOAL_SCALE").unwrap_or_else(|_| "1000,10000".to_owned());
+    let (nodes, tasks) = sizes.split_once(',').unwrap();
+    let (nodes, tasks): (usize, usize) = (nodes.parse().unwrap(), tasks.parse().unwrap());
     let cluster = Cluster::with_spec(1, ClusterSpec::default()).await;
     let (token, addrs) = (cluster.token(NodeRole::Worker).await, cluster.addrs());
     let began = Instant::now();
     let mut joining = tokio::task::JoinSet::new();
-    for _ in 0..1000 {
+    for _ in 0..nodes {
         let (token, addrs) = (token.clone(), addrs.clone());
         joining.spawn(async move {
             let issued = join_with(&token, addrs.clone()).await.unwrap();
@@ -28,29 +32,29 @@ async fn a_thousand_agents_and_ten_thousand_tasks() {
         });
     }
     let agents = joining.join_all().await;
-    println!("1,000 joins and sessions: {:?}", began.elapsed());
+    println!("{nodes} joins and sessions: {:?}", began.elapsed());
     let handle = cluster.any();
     eventually("all are ready", async || {
         let ready = handle.local().nodes().filter(|node| node.status.state == NodeState::Ready).count();
-        (ready == 1000).then_some(())
+        (ready == nodes).then_some(())
     })
     .await;
-    println!("1,000 agents ready: {:?}", began.elapsed());
+    println!("{nodes} agents ready: {:?}", began.elapsed());
     let began = Instant::now();
-    let id = create(&cluster, service("web", 10_000)).await;
+    let id = create(&cluster, service("web", tasks as u64)).await;
     println!("service created: {:?}", began.elapsed());
     let mut assigned = false;
     eventually("10,000 run", async || {
         let store = handle.local();
-        if !assigned && store.tasks_of_service(id).filter(|task| task.node_id.is_some()).count() == 10_000 {
+        if !assigned && store.tasks_of_service(id).filter(|task| task.node_id.is_some()).count() == tasks {
             assigned = true;
-            println!("10,000 assigned: {:?}", began.elapsed());
+            println!("{tasks} assigned: {:?}", began.elapsed());
         }
         let running = store.tasks_of_service(id).filter(|task| task.status.state == TaskState::Running).count();
-        (running == 10_000).then_some(())
+        (running == tasks).then_some(())
     })
     .await;
-    println!("10,000 tasks running: {:?}", began.elapsed());
+    println!("{tasks} tasks running: {:?}", began.elapsed());
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
     drop(agents);
@@ -80,5 +84,42 @@ async fn a_new_service_reaches_its_agent_within_milliseconds() {
     }
     times.sort();
     println!("create to assignment: p50 {:?}, p90 {:?}, max {:?}", times[25], times[45], times[49]);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: latency of a commit"]
+async fn a_commit_costs_little_more_than_a_sync() {
+    let cluster = Cluster::with_spec(1, ClusterSpec::default()).await;
+    let handle = cluster.any();
+    let mut commits = Vec::new();
+    for number in 0..300 {
+        let began = Instant::now();
+        crate::harness::write(&handle, &format!("secret-{number}")).await.unwrap();
+        commits.push(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let path = cluster.folder.path().join("sync");
+    let syncs = tokio::task::spawn_blocking(move || {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::create(path).unwrap();
+        file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
+        file.sync_all().unwrap();
+        let mut times = Vec::new();
+        for number in 0..300u64 {
+            let began = Instant::now();
+            file.write_all_at(&[7; 4096], (number % 200) * 4096).unwrap();
+            file.sync_data().unwrap();
+            times.push(began.elapsed());
+        }
+        times
+    });
+    let mut syncs = syncs.await.unwrap();
+    commits.sort();
+    syncs.sort();
+    println!(
+        "commit p50 {:?} p99 {:?}; fdatasync p50 {:?} p99 {:?}",
+        commits[150], commits[297], syncs[150], syncs[297]
+    );
     cluster.shutdown().await;
 }

@@ -26,10 +26,11 @@ pub use channel::{Connector, DialError, DialOptions, ManagerStream, connect, dia
 pub use listener::{Listener, ListenerOptions, PeerInfo, PeerStream};
 pub use verifier::TrustError;
 
-/// How often an idle connection is probed. With [`KEEPALIVE_TIMEOUT`] a dead peer is noticed within some seconds.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often an idle connection is probed. With [`KEEPALIVE_TIMEOUT`] an agent notices a manager that was cut off
+/// within three seconds: before the leader counts its node as lost (three and a half heartbeats after the manager).
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a probe may stay without an answer.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The one crypto provider of the process's cluster connections.
 pub fn provider() -> Arc<CryptoProvider> {
