@@ -166,7 +166,9 @@ impl ContainerOptions {
             if options.ip.is_some() || options.ip6.is_some() || !options.network_alias.is_empty() {
                 bail!("--ip, --ip6 and --network-alias need --network with a network of your own");
             }
-            set_some(body, "MacAddress", options.mac_address.clone());
+            if let Some(address) = &options.mac_address {
+                endpoints.insert("default".to_owned(), json!({"MacAddress": address}));
+            }
         }
         set(body, "HostConfig.NetworkMode", mode.unwrap_or_else(|| "default".to_owned()));
         endpoints.retain(|_, endpoint| {

@@ -10,7 +10,7 @@ use crate::cli::client::stream::Hijacked;
 use crate::cli::client::{ApiError, escape, status_of};
 use crate::cli::context::Context;
 use crate::cli::exit::{fail, silent};
-use crate::cli::look::Look as _;
+use crate::cli::look::{Look as _, set};
 use crate::cli::{output, service, terminal};
 
 /// Create and run a new container from an image
@@ -97,7 +97,10 @@ async fn create(
             file.display()
         );
     }
-    let body = options.body(image, command, attached)?;
+    let mut body = options.body(image, command, attached)?;
+    if let Some((rows, columns)) = terminal::size().filter(|_| options.tty) {
+        set(&mut body, "HostConfig.ConsoleSize", vec![rows, columns]);
+    }
     let request = context
         .client
         .post("/containers/create")

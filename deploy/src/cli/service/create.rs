@@ -145,7 +145,7 @@ impl CreateArgs {
             "Name": self.name.as_deref().unwrap_or_default(),
             "Labels": pair::map(&self.label),
             "Mode": mode,
-            "TaskTemplate": {"ContainerSpec": {"Image": image}},
+            "TaskTemplate": {"ContainerSpec": {"Image": with_tag(image)}},
             "EndpointSpec": {"Mode": "vip"},
         });
         spec::apply(&mut body, &self.spec)?;
@@ -207,10 +207,20 @@ impl CreateArgs {
     }
 }
 
-/// Capabilities by their full names, sorted and once each; what is both added and dropped is added, as in docker.
+/// An image's name with a tag: `latest` when it has neither a tag nor a digest, as docker writes it into specs.
+pub(super) fn with_tag(image: &str) -> String {
+    let (_, tag) = crate::cli::image::split_name(image);
+    let is_id = image.len() == 64 && image.chars().all(|character| character.is_ascii_hexdigit());
+    if !tag.is_empty() || image.contains('@') || is_id { image.to_owned() } else { format!("{image}:latest") }
+}
+
+/// Capabilities by their full names, sorted and once each; what is both added and dropped is added, and `ALL` stands for
+/// every other, as in docker.
 pub(super) fn capabilities(add: &[String], drop: &[String]) -> (Vec<String>, Vec<String>) {
-    let names =
-        |flags: &[String]| flags.iter().map(|flag| limit::capability(flag)).collect::<std::collections::BTreeSet<_>>();
+    let names = |flags: &[String]| {
+        let names: std::collections::BTreeSet<String> = flags.iter().map(|flag| limit::capability(flag)).collect();
+        if names.contains("ALL") { std::collections::BTreeSet::from(["ALL".to_owned()]) } else { names }
+    };
     let (add, drop) = (names(add), names(drop));
     let drop = drop.into_iter().filter(|name| !add.contains(name)).collect();
     (add.into_iter().collect(), drop)

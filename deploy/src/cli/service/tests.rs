@@ -45,9 +45,30 @@ fn updated(before: &Value, flags: &str) -> Value {
 fn the_least_service() {
     let want = json!({
         "Name": "", "Labels": {}, "Mode": {"Replicated": {}},
-        "TaskTemplate": {"ContainerSpec": {"Image": "web"}}, "EndpointSpec": {"Mode": "vip"}
+        "TaskTemplate": {"ContainerSpec": {"Image": "web:latest"}}, "EndpointSpec": {"Mode": "vip"}
     });
     assert_eq!(created(&words("web")).unwrap(), want);
+}
+
+#[test]
+fn images_have_a_tag() {
+    let id = "0".repeat(64);
+    let cases = [
+        ("web", "web:latest"),
+        ("web:1", "web:1"),
+        ("host:5000/web", "host:5000/web:latest"),
+        ("web@sha256:00", "web@sha256:00"),
+        (&id, &id),
+    ];
+    for (written, sent) in cases {
+        assert_eq!(super::create::with_tag(written), sent);
+    }
+}
+
+#[test]
+fn all_capabilities_stand_for_each() {
+    let (add, drop) = super::create::capabilities(&["net_admin".to_owned()], &["all".to_owned(), "chown".to_owned()]);
+    assert_eq!((add, drop), (vec!["CAP_NET_ADMIN".to_owned()], vec!["ALL".to_owned()]));
 }
 
 #[test]

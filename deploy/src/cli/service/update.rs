@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::create::{Resolved, capabilities};
+use super::create::{Resolved, capabilities, with_tag};
 use super::flags::SpecFlags;
 use super::references::{self, Kind};
 use super::spec::{self, CONTAINER};
@@ -179,7 +179,7 @@ impl UpdateArgs {
     pub(super) fn apply(&self, body: &mut Value, resolved: &Resolved) -> anyhow::Result<()> {
         spec::apply(body, &self.spec)?;
         if let Some(image) = &self.image {
-            set(body, &format!("{CONTAINER}.Image"), image.as_str());
+            set(body, &format!("{CONTAINER}.Image"), with_tag(image));
         }
         if let Some(arguments) = &self.args {
             set(body, &format!("{CONTAINER}.Args"), words::words(arguments).map_err(anyhow::Error::msg)?);
@@ -292,15 +292,17 @@ impl UpdateArgs {
             return;
         }
         let (add, drop) = capabilities(&self.cap_add, &self.cap_drop);
-        let edit = |body: &mut Value, field: &str, add: &[String], remove: &[String]| {
-            let path = format!("{CONTAINER}.{field}");
-            let mut names: std::collections::BTreeSet<String> = body.texts(&path).into_iter().collect();
-            names.retain(|name| !remove.contains(name));
-            names.extend(add.iter().cloned());
-            set(body, &path, names.into_iter().collect::<Vec<_>>());
+        let current = |field: &str| body.texts(&format!("{CONTAINER}.{field}"));
+        let (added, dropped) = (current("CapabilityAdd"), current("CapabilityDrop"));
+        // As docker does: to add what was dropped (or drop what was added) takes that back and does nothing more.
+        let next = |old: &[String], new: &[String], taken_back: &[String], other: &[String]| {
+            let kept = old.iter().filter(|name| !taken_back.contains(name));
+            let new = new.iter().filter(|name| !other.contains(name));
+            kept.chain(new).cloned().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
         };
-        edit(body, "CapabilityAdd", &add, &drop);
-        edit(body, "CapabilityDrop", &drop, &add);
+        let (next_add, next_drop) = (next(&added, &add, &drop, &dropped), next(&dropped, &drop, &add, &added));
+        set(body, &format!("{CONTAINER}.CapabilityAdd"), next_add);
+        set(body, &format!("{CONTAINER}.CapabilityDrop"), next_drop);
     }
 }
 
