@@ -33,9 +33,8 @@ pub(crate) enum Ended {
 /// Copies until the other side closes or the user detaches.
 pub(crate) async fn copy(hijacked: Hijacked, streams: Streams) -> anyhow::Result<Ended> {
     let (reader, mut writer) = tokio::io::split(hijacked.stream);
-    let multiplexed = hijacked.multiplexed.unwrap_or(!streams.tty);
     let raw = if streams.stdin && streams.tty { RawMode::enter()? } else { None };
-    let output = copy_output(Source::Hijacked(reader), multiplexed);
+    let output = copy_output(Source::Hijacked(reader), !streams.tty);
     let input = async {
         if !streams.stdin {
             return std::future::pending().await;
@@ -141,8 +140,9 @@ impl SignalProxy {
         Ok(Self(PROXIED.into_iter().map(listen).collect::<anyhow::Result<_>>()?))
     }
 
-    /// Passes signals on to a container. Never returns.
+    /// Passes signals on to a container. Returns when the user has asked three times to end and it did not.
     pub(crate) async fn run(mut self, client: &Client, container: &str) {
+        let mut asked = 0;
         loop {
             let next = futures::future::select_all(self.0.iter_mut().map(|(signal, name)| {
                 let name = *name;
@@ -152,6 +152,12 @@ impl SignalProxy {
                 })
             }));
             let (name, _, _) = next.await;
+            if ["SIGINT", "SIGTERM"].contains(&name) {
+                asked += 1;
+                if asked == 3 {
+                    return;
+                }
+            }
             // A container that has just ended needs no signal.
             let _ = client.post(format!("/containers/{container}/kill")).query("signal", name).done().await;
         }

@@ -179,12 +179,8 @@ impl<'a> Request<'a> {
         self.headers.push(("connection", "Upgrade".to_owned()));
         self.headers.push(("upgrade", "tcp".to_owned()));
         let response = self.send().await?;
-        let multiplexed = response
-            .headers()
-            .get("content-type")
-            .map(|kind| kind.as_bytes() == b"application/vnd.docker.multiplexed-stream");
         let upgraded = hyper::upgrade::on(response).await.context("unable to upgrade to tcp")?;
-        Ok(Hijacked { stream: TokioIo::new(upgraded), multiplexed })
+        Ok(Hijacked { stream: TokioIo::new(upgraded) })
     }
 }
 

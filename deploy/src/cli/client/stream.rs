@@ -9,12 +9,11 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 
-/// A connection taken over from HTTP.
+/// A connection taken over from HTTP. Output on it is multiplexed unless the other side has a terminal; the answer's
+/// content type says so only from API 1.42 on.
 pub(crate) struct Hijacked {
     /// The two ways.
     pub(crate) stream: TokioIo<Upgraded>,
-    /// Whether the daemon said that stdout and stderr are multiplexed; `None` when it did not say (API before 1.42).
-    pub(crate) multiplexed: Option<bool>,
 }
 
 /// Which stream a frame belongs to.

@@ -244,7 +244,7 @@ pub(super) async fn foreground(
     let code = tokio::select! {
         code = main => code?,
         () = size => 0,
-        () = signals => 0,
+        () = signals => return Err(fail(1, "got 3 SIGTERM/SIGINTs, forcefully exiting; the container runs on")),
     };
     if code == 0 { Ok(()) } else { Err(silent(code)) }
 }
