@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
 use shoal_engine::Engine;
 use shoal_kit::entropy::Entropy;
-use shoal_proto::time::Timestamp;
+use tokio::sync::Notify;
 
 use crate::node::NodeControl;
 
@@ -27,12 +26,6 @@ pub(crate) struct Context {
     pub version: VersionInfo,
     pub debug: bool,
     pub entropy: Entropy,
-    pub server_header: HeaderValue,
-}
-
-impl Context {
-    /// Now, by the engine's clock.
-    pub(crate) fn now(&self) -> Timestamp {
-        self.engine.options().clock.now()
-    }
+    /// Rung when this node has entered or left a cluster: its manager may be another one now.
+    pub membership_changed: Notify,
 }

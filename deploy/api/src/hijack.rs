@@ -1,17 +1,18 @@
 //! Connections that turn into the streams of a container: attach and exec.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderValue, StatusCode, header};
 use hyper::ext::ReasonPhrase;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use shoal_engine::container::{AttachInput, AttachStreams, InputState, OutputFrame, OutputKind, OutputStream};
 use shoal_proto::error::{Failure, chain};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::response::{self, Response};
 use crate::server::ConnectionIo;
@@ -33,13 +34,29 @@ pub(crate) fn content_type(version: ApiVersion, tty: bool) -> &'static str {
 /// Answers with the streams: over the connection itself when the client asked for that, else the output as a body.
 pub(crate) fn respond(version: ApiVersion, upgrade: Option<OnUpgrade>, streams: AttachStreams) -> Response {
     let content_type = content_type(version, streams.tty);
-    let Some(upgrade) = upgrade else {
-        let multiplexed = !streams.tty;
-        return response::stream(content_type, streams.output.map_ok(move |frame| encode(multiplexed, frame)));
-    };
+    match upgrade {
+        Some(upgrade) => take_over(content_type, upgrade, |io| pump(io, streams)),
+        None => {
+            let multiplexed = !streams.tty;
+            response::stream(content_type, streams.output.map_ok(move |frame| encode(multiplexed, frame)))
+        }
+    }
+}
+
+/// The answer that hands the connection over, and what happens on it then.
+pub(crate) fn take_over<F: Future<Output = ()> + Send>(
+    content_type: &'static str,
+    upgrade: OnUpgrade,
+    session: impl FnOnce(ConnectionIo) -> F + Send + 'static,
+) -> Response {
     tokio::spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => take_over(upgraded, streams).await,
+        match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<ConnectionIo>>()) {
+            Ok(Ok(parts)) => {
+                let mut io = parts.io.into_inner();
+                io.take_over(parts.read_buf);
+                session(io).await;
+            }
+            Ok(Err(_)) => warn!("a connection that was taken over is not one of this server"),
             Err(error) => debug!(error = chain(&error), "API client left before its connection was taken over"),
         }
     });
@@ -50,17 +67,6 @@ pub(crate) fn respond(version: ApiVersion, upgrade: Option<OnUpgrade>, streams: 
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
     answer
-}
-
-async fn take_over(upgraded: Upgraded, streams: AttachStreams) {
-    match upgraded.downcast::<TokioIo<ConnectionIo>>() {
-        Ok(parts) => {
-            let mut io = parts.io.into_inner();
-            io.take_over(parts.read_buf);
-            pump(io, streams).await;
-        }
-        Err(upgraded) => pump(TokioIo::new(upgraded), streams).await,
-    }
 }
 
 /// Carries bytes until the output ends, the client leaves, or it types the detach keys.

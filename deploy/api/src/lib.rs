@@ -14,6 +14,7 @@ use shoal_engine::Engine;
 use shoal_kit::entropy::Entropy;
 use tokio_util::sync::CancellationToken;
 
+mod body;
 mod context;
 mod error;
 mod hijack;
@@ -55,8 +56,19 @@ pub struct ApiOptions {
 /// Serves the API until `shutdown` is cancelled and the answers under way are out (or took longer than 3 s).
 pub fn serve(options: ApiOptions) -> impl Future<Output = ()> {
     let ApiOptions { engine, node, listeners, shutdown, version, debug, entropy } = options;
-    let server_header = HeaderValue::try_from(format!("Shoal/{} ({})", version.version, std::env::consts::OS))
+    let name = HeaderValue::try_from(format!("Shoal/{} ({})", version.version, std::env::consts::OS))
         .unwrap_or(HeaderValue::from_static("Shoal"));
-    let context = Arc::new(context::Context { engine, node, version, debug, entropy, server_header });
-    server::run(context, routes::router(), listeners, shutdown)
+    let context = Arc::new(context::Context {
+        engine,
+        node,
+        version,
+        debug,
+        entropy,
+        membership_changed: tokio::sync::Notify::new(),
+    });
+    let events = swarm::events::follow(Arc::clone(&context), shutdown.clone());
+    let server = server::Server { context, router: routes::router(), name };
+    async move {
+        tokio::join!(server::run(server, listeners, shutdown), events);
+    }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use futures::future::BoxFuture;
+use shoal_manager::ManagerHandle;
 use shoal_proto::error::Failure;
 use shoal_proto::id::NodeId;
 use shoal_proto::spec::{AddressPools, Availability, ClusterSpec};
@@ -119,4 +120,7 @@ pub trait NodeControl: Send + Sync + 'static {
 
     /// The key that unlocks managers after a restart; empty when they are not locked.
     fn unlock_key(&self) -> BoxFuture<'_, Result<String, Failure>>;
+
+    /// The manager that runs on this node; `None` on workers, on standalone nodes and while it is locked.
+    fn manager(&self) -> Option<ManagerHandle>;
 }

@@ -7,11 +7,11 @@ use crate::error::ApiError;
 
 /// The parameters of a request, in order. Of a repeated one the first counts, but for [`Query::all`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Parses what stands after the question mark.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
         Self(
             pairs
@@ -24,33 +24,33 @@ impl Query {
     }
 
     /// The value, when the parameter is there.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
     /// The value, or the empty text.
-    pub fn text(&self, key: &str) -> &str {
+    pub(crate) fn text(&self, key: &str) -> &str {
         self.get(key).unwrap_or("")
     }
 
     /// The value, when it is there and not empty.
-    pub fn non_empty(&self, key: &str) -> Option<String> {
+    pub(crate) fn non_empty(&self, key: &str) -> Option<String> {
         self.get(key).filter(|value| !value.is_empty()).map(str::to_owned)
     }
 
     /// Every value of a repeated parameter.
-    pub fn all(&self, key: &str) -> Vec<String> {
+    pub(crate) fn all(&self, key: &str) -> Vec<String> {
         self.0.iter().filter(|(k, _)| k == key).map(|(_, value)| value.clone()).collect()
     }
 
     /// As dockerd's `BoolValue`: anything but nothing, `0`, `no`, `false` and `none` is true.
-    pub fn flag(&self, key: &str) -> bool {
+    pub(crate) fn flag(&self, key: &str) -> bool {
         let value = self.text(key).trim().to_ascii_lowercase();
         !matches!(value.as_str(), "" | "0" | "no" | "false" | "none")
     }
 
     /// As dockerd's `BoolValueOrDefault`: the default when the parameter is absent.
-    pub fn flag_or(&self, key: &str, default: bool) -> bool {
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> bool {
         if self.get(key).is_some() { self.flag(key) } else { default }
     }
 
@@ -58,7 +58,7 @@ impl Query {
     ///
     /// # Errors
     /// When it is there and not a number.
-    pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError> {
+    pub(crate) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError> {
         let Some(value) = self.non_empty(key) else { return Ok(None) };
         value.parse().map(Some).map_err(|_| ApiError::invalid(format!("invalid value {value:?} of parameter {key}")))
     }
@@ -67,7 +67,7 @@ impl Query {
     ///
     /// # Errors
     /// When it is missing or not a number, in dockerd's words.
-    pub fn version(&self, what: &str) -> Result<u64, ApiError> {
+    pub(crate) fn version(&self, what: &str) -> Result<u64, ApiError> {
         let value = self.text("version");
         value.parse().map_err(|_| {
             ApiError::invalid(format!(
@@ -80,7 +80,7 @@ impl Query {
     ///
     /// # Errors
     /// When it is not JSON of one of the two forms.
-    pub fn filters(&self) -> Result<Filters, ApiError> {
+    pub(crate) fn filters(&self) -> Result<Filters, ApiError> {
         Ok(Filters::parse(self.text("filters"))?)
     }
 
@@ -88,7 +88,7 @@ impl Query {
     ///
     /// # Errors
     /// When it is none of these.
-    pub fn instant(&self, key: &str) -> Result<Option<Timestamp>, ApiError> {
+    pub(crate) fn instant(&self, key: &str) -> Result<Option<Timestamp>, ApiError> {
         let text = self.text(key).trim();
         if text.is_empty() || text == "0" {
             return Ok(None);

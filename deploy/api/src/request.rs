@@ -1,14 +1,11 @@
 //! A request on its way to a handler.
 
-use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use shoal_proto::error::Failure;
 
+use crate::body::RequestBody;
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::version::ApiVersion;
@@ -27,7 +24,7 @@ pub(crate) struct Request {
     /// The version that the client speaks.
     pub version: ApiVersion,
     /// The body; taken by whoever reads it.
-    pub body: Incoming,
+    pub body: RequestBody,
     /// The connection itself, when the client asked to take it over.
     pub upgrade: Option<OnUpgrade>,
 }
@@ -46,7 +43,7 @@ impl Request {
     /// Reads a JSON body.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
         self.check_content_type()?;
-        let body = read_body(&mut self.body, JSON_LIMIT_BYTES).await?;
+        let body = self.body.read(JSON_LIMIT_BYTES).await?;
         decode_json(&body)
     }
 
@@ -59,7 +56,7 @@ impl Request {
 
     /// Reads a JSON body that may be missing altogether.
     pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T, ApiError> {
-        let body = read_body(&mut self.body, JSON_LIMIT_BYTES).await?;
+        let body = self.body.read(JSON_LIMIT_BYTES).await?;
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(T::default());
         }
@@ -75,23 +72,6 @@ impl Request {
         }
         Err(ApiError::invalid(format!("unsupported Content-Type header ({given}): must be 'application/json'")))
     }
-}
-
-/// Reads a whole body up to a limit.
-pub(crate) async fn read_body(body: &mut Incoming, limit_bytes: usize) -> Result<Bytes, ApiError> {
-    let mut out = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Failure::invalid(format!("the request body was cut short: {}", shoal_proto::error::chain(&error)))
-        })?;
-        if let Ok(data) = frame.into_data() {
-            if out.len() + data.len() > limit_bytes {
-                return Err(ApiError::too_large(limit_bytes));
-            }
-            out.extend_from_slice(&data);
-        }
-    }
-    Ok(out.freeze())
 }
 
 /// Decodes a JSON document.

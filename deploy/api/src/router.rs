@@ -6,22 +6,21 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use http::Method;
 
-use crate::context::Context;
 use crate::error::ApiError;
 use crate::request::Request;
 use crate::response::Response;
 
-/// What answers a route.
-pub(crate) type Handler = fn(Arc<Context>, Request) -> BoxFuture<'static, Result<Response, ApiError>>;
+/// What answers a route. `C` is what every handler has at hand.
+pub(crate) type Handler<C> = fn(Arc<C>, Request) -> BoxFuture<'static, Result<Response, ApiError>>;
 
 /// A line of the table.
-pub(crate) struct Route {
+pub(crate) struct Route<C> {
     /// Method.
     pub method: Method,
     /// Pattern.
     pub pattern: &'static str,
     /// Handler.
-    pub handler: Handler,
+    pub handler: Handler<C>,
 }
 
 /// `route!(GET "/info" => module::function)`.
@@ -37,16 +36,16 @@ macro_rules! route {
 pub(crate) use route;
 
 /// The table. The first line that fits wins.
-pub(crate) struct Router(Vec<Route>);
+pub(crate) struct Router<C>(Vec<Route<C>>);
 
-impl Router {
+impl<C> Router<C> {
     /// A router over these lines.
-    pub(crate) fn new(routes: Vec<Route>) -> Self {
+    pub(crate) fn new(routes: Vec<Route<C>>) -> Self {
         Self(routes)
     }
 
     /// The handler of a decoded path, without its version prefix, and the values of the parameters.
-    pub(crate) fn find(&self, method: &Method, path: &str) -> Option<(Handler, Vec<String>)> {
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Option<(Handler<C>, Vec<String>)> {
         let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         self.0.iter().filter(|route| route.method == *method).find_map(|route| {
             let pattern: Vec<&str> = route.pattern[1..].split('/').collect();

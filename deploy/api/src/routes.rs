@@ -1,18 +1,30 @@
 //! The table of all routes.
 
-use crate::router::{Route, Router, route};
+use crate::context::Context;
+use crate::router::{Router, route};
+use crate::swarm::{cluster, configs, logs, nodes, secrets, services, tasks};
+
+/// A line of this table.
+type Route = crate::router::Route<Context>;
 
 mod containers;
 mod exec;
+mod images;
+mod networks;
 mod refused;
-mod streams;
+pub(crate) mod streams;
 mod system;
+mod volumes;
 
 /// Every route of the Docker Engine API: those that are served, and those that say why they are not.
-pub(crate) fn router() -> Router {
+pub(crate) fn router() -> Router<Context> {
     let mut routes = Vec::new();
     routes.extend(system_routes());
     routes.extend(container_routes());
+    routes.extend(image_routes());
+    routes.extend(network_and_volume_routes());
+    routes.extend(cluster_routes());
+    routes.extend(object_routes());
     routes.extend(refused::routes());
     Router::new(routes)
 }
@@ -24,6 +36,7 @@ fn system_routes() -> Vec<Route> {
         route!(GET "/version" => system::version),
         route!(GET "/info" => system::info),
         route!(GET "/events" => system::events),
+        route!(GET "/system/df" => system::disk_usage),
     ]
 }
 
@@ -52,5 +65,78 @@ fn container_routes() -> Vec<Route> {
         route!(POST "/exec/{id}/start" => exec::start),
         route!(POST "/exec/{id}/resize" => exec::resize),
         route!(GET "/exec/{id}/json" => exec::inspect),
+    ]
+}
+
+fn image_routes() -> Vec<Route> {
+    vec![
+        route!(GET "/images/json" => images::list),
+        route!(GET "/images/get" => images::save_many),
+        route!(POST "/images/create" => images::create),
+        route!(POST "/images/load" => images::load),
+        route!(POST "/images/prune" => images::prune),
+        route!(GET "/images/{name...}/json" => images::inspect),
+        route!(GET "/images/{name...}/history" => images::history),
+        route!(GET "/images/{name...}/get" => images::save_one),
+        route!(POST "/images/{name...}/tag" => images::tag),
+        route!(DELETE "/images/{name...}" => images::remove),
+        route!(GET "/distribution/{name...}/json" => images::distribution),
+    ]
+}
+
+fn network_and_volume_routes() -> Vec<Route> {
+    vec![
+        route!(GET "/networks" => networks::list),
+        route!(POST "/networks/create" => networks::create),
+        route!(POST "/networks/prune" => networks::prune),
+        route!(GET "/networks/{id}" => networks::inspect),
+        route!(DELETE "/networks/{id}" => networks::remove),
+        route!(POST "/networks/{id}/connect" => networks::connect),
+        route!(POST "/networks/{id}/disconnect" => networks::disconnect),
+        route!(GET "/volumes" => volumes::list),
+        route!(POST "/volumes/create" => volumes::create),
+        route!(POST "/volumes/prune" => volumes::prune),
+        route!(GET "/volumes/{name}" => volumes::inspect),
+        route!(DELETE "/volumes/{name}" => volumes::remove),
+    ]
+}
+
+fn cluster_routes() -> Vec<Route> {
+    vec![
+        route!(GET "/swarm" => cluster::inspect),
+        route!(POST "/swarm/init" => cluster::init),
+        route!(POST "/swarm/join" => cluster::join),
+        route!(POST "/swarm/leave" => cluster::leave),
+        route!(POST "/swarm/update" => cluster::update),
+        route!(GET "/swarm/unlockkey" => cluster::unlock_key),
+        route!(POST "/swarm/unlock" => cluster::unlock),
+        route!(GET "/nodes" => nodes::list),
+        route!(GET "/nodes/{id}" => nodes::inspect),
+        route!(POST "/nodes/{id}/update" => nodes::update),
+        route!(DELETE "/nodes/{id}" => nodes::remove),
+    ]
+}
+
+fn object_routes() -> Vec<Route> {
+    vec![
+        route!(GET "/services" => services::list),
+        route!(POST "/services/create" => services::create),
+        route!(GET "/services/{id}" => services::inspect),
+        route!(DELETE "/services/{id}" => services::remove),
+        route!(POST "/services/{id}/update" => services::update),
+        route!(GET "/services/{id}/logs" => logs::of_service),
+        route!(GET "/tasks" => tasks::list),
+        route!(GET "/tasks/{id}" => tasks::inspect),
+        route!(GET "/tasks/{id}/logs" => logs::of_task),
+        route!(GET "/secrets" => secrets::list),
+        route!(POST "/secrets/create" => secrets::create),
+        route!(GET "/secrets/{id}" => secrets::inspect),
+        route!(DELETE "/secrets/{id}" => secrets::remove),
+        route!(POST "/secrets/{id}/update" => secrets::update),
+        route!(GET "/configs" => configs::list),
+        route!(POST "/configs/create" => configs::create),
+        route!(GET "/configs/{id}" => configs::inspect),
+        route!(DELETE "/configs/{id}" => configs::remove),
+        route!(POST "/configs/{id}/update" => configs::update),
     ]
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use http::{HeaderValue, Method, header};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,17 +23,19 @@ use tracing::{debug, warn};
 mod activity;
 mod connection;
 mod sniff;
+#[cfg(test)]
+mod tests;
 
-use self::activity::Activity;
+use self::activity::{Activity, GuardedBody};
 pub(crate) use self::connection::ConnectionIo;
 use self::connection::Transport;
-use crate::context::Context;
+use crate::body::RequestBody;
 use crate::error::ApiError;
 use crate::query::{self, Query};
 use crate::request::Request;
 use crate::response::{self, Response};
 use crate::router::Router;
-use crate::version::{ApiVersion, split_path};
+use crate::version::split_path;
 
 /// Open connections of one listener; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -57,8 +58,12 @@ pub enum Listener {
 }
 
 /// Serves all listeners until the token is cancelled, then finishes the answers that are under way.
-pub(crate) async fn run(context: Arc<Context>, router: Router, listeners: Vec<Listener>, shutdown: CancellationToken) {
-    let server = Arc::new(Server { context, router });
+pub(crate) async fn run<C: Send + Sync + 'static>(
+    server: Server<C>,
+    listeners: Vec<Listener>,
+    shutdown: CancellationToken,
+) {
+    let server = Arc::new(server);
     let connections = TaskTracker::new();
     let loops = listeners
         .into_iter()
@@ -68,7 +73,12 @@ pub(crate) async fn run(context: Arc<Context>, router: Router, listeners: Vec<Li
     connections.wait().await;
 }
 
-async fn accept_loop(listener: Listener, server: Arc<Server>, connections: TaskTracker, shutdown: CancellationToken) {
+async fn accept_loop<C: Send + Sync + 'static>(
+    listener: Listener,
+    server: Arc<Server<C>>,
+    connections: TaskTracker,
+    shutdown: CancellationToken,
+) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -127,20 +137,18 @@ async fn accept(
     Ok((permit, accepted))
 }
 
-async fn serve_connection(stream: Box<dyn Transport>, server: Arc<Server>, shutdown: CancellationToken) {
+async fn serve_connection<C: Send + Sync + 'static>(
+    stream: Box<dyn Transport>,
+    server: Arc<Server<C>>,
+    shutdown: CancellationToken,
+) {
     let activity = Arc::new(Activity::default());
     let io = ConnectionIo::new(stream, Arc::clone(&activity));
     let service = service_fn(move |request| {
         let (server, guard) = (Arc::clone(&server), activity.begin());
         async move {
             let response = server.answer(request).await;
-            // The guard lives as long as the body: only then is the answer out.
-            Ok::<_, Infallible>(response.map(|body| {
-                body.map_frame(move |frame| {
-                    let _ = &guard;
-                    frame
-                })
-            }))
+            Ok::<_, Infallible>(response.map(|body| GuardedBody { body, _guard: guard }))
         }
     });
     let connection = http1::Builder::new()
@@ -165,13 +173,15 @@ async fn serve_connection(stream: Box<dyn Transport>, server: Arc<Server>, shutd
     }
 }
 
-/// What all connections share.
-struct Server {
-    context: Arc<Context>,
-    router: Router,
+/// What all connections share. `C` is what every handler has at hand.
+pub(crate) struct Server<C> {
+    pub context: Arc<C>,
+    pub router: Router<C>,
+    /// Value of the `Server` header.
+    pub name: HeaderValue,
 }
 
-impl Server {
+impl<C: Send + Sync + 'static> Server<C> {
     async fn answer(&self, request: http::Request<Incoming>) -> Response {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let result = match AssertUnwindSafe(self.dispatch(request)).catch_unwind().await {
@@ -208,7 +218,7 @@ impl Server {
         let query = Query::parse(request.uri().query().unwrap_or(""));
         let outlives_client = outlives_client(&method, path);
         let (parts, body) = request.into_parts();
-        let request = Request { params, query, headers: parts.headers, version, body, upgrade };
+        let request = Request { params, query, headers: parts.headers, version, body: RequestBody::new(body), upgrade };
         let answer = handler(Arc::clone(&self.context), request);
         if !outlives_client {
             return answer.await;
@@ -228,11 +238,11 @@ impl Server {
         headers.insert("api-version", HeaderValue::from_static(const_version()));
         headers.insert("docker-experimental", HeaderValue::from_static("false"));
         headers.insert("ostype", HeaderValue::from_static(std::env::consts::OS));
-        headers.insert(header::SERVER, self.context.server_header.clone());
+        headers.insert(header::SERVER, self.name.clone());
     }
 }
 
-/// The text of [`ApiVersion::MAX`], checked by a test.
+/// The text of [`crate::ApiVersion::MAX`], checked by a test.
 const fn const_version() -> &'static str {
     "1.51"
 }
@@ -241,22 +251,4 @@ const fn const_version() -> &'static str {
 /// behind than a whole one. Reading and waiting end with the client.
 fn outlives_client(method: &Method, path: &str) -> bool {
     !matches!(*method, Method::GET | Method::HEAD) && !path.ends_with("/wait")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn header_names_the_newest_version() {
-        assert_eq!(const_version(), ApiVersion::MAX.to_string());
-    }
-
-    #[test]
-    fn only_changes_outlive_their_client() {
-        assert!(outlives_client(&Method::POST, "/containers/a/start"));
-        assert!(outlives_client(&Method::DELETE, "/services/a"));
-        assert!(!outlives_client(&Method::POST, "/containers/a/wait"));
-        assert!(!outlives_client(&Method::GET, "/events"));
-    }
 }

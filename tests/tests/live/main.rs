@@ -1,5 +1,6 @@
 //! Live tests: real daemons, containers and networks on hosts that are network namespaces, driven by the stock docker CLI.
 
+mod api;
 mod engine;
 mod refuse;
 mod service;

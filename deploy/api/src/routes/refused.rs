@@ -11,7 +11,7 @@ use crate::router::{Route, route};
 type Answer = Result<Response, ApiError>;
 
 /// The table of what is not offered.
-pub(super) fn routes() -> Vec<Route> {
+pub(super) fn routes() -> Vec<Route<Context>> {
     vec![
         route!(POST "/session" => buildkit),
         route!(POST "/grpc" => buildkit),

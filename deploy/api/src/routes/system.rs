@@ -5,7 +5,10 @@ use std::sync::Arc;
 use futures::StreamExt;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
+use shoal_engine::container::ListOptions;
 use shoal_engine::events::Delivery;
+use shoal_engine::model::Filters;
+use shoal_engine::model::image::ImageListOptions;
 use shoal_proto::error::Failure;
 
 use super::streams::json_line;
@@ -43,27 +46,28 @@ pub(super) async fn version(context: Arc<Context>, _: Request) -> Answer {
     let engine = context.engine.version();
     let product = &context.version;
     let (max, min) = (ApiVersion::MAX.to_string(), ApiVersion::MIN.to_string());
+    let mut components = vec![json!({
+        "Name": "Engine",
+        "Version": product.version,
+        "Details": {
+            "ApiVersion": max,
+            "Arch": engine.arch,
+            "BuildTime": product.build_time,
+            "Experimental": "false",
+            "GitCommit": product.git_commit,
+            "GoVersion": "",
+            "KernelVersion": engine.kernel_version,
+            "MinAPIVersion": min,
+            "Os": engine.os,
+        },
+    })];
     let (runtime, runtime_version) = &engine.runtime;
+    if !runtime.is_empty() {
+        components.push(json!({ "Name": runtime, "Version": runtime_version, "Details": { "GitCommit": "" } }));
+    }
     json_response(&json!({
         "Platform": { "Name": "Shoal" },
-        "Components": [
-            {
-                "Name": "Engine",
-                "Version": product.version,
-                "Details": {
-                    "ApiVersion": max,
-                    "Arch": engine.arch,
-                    "BuildTime": product.build_time,
-                    "Experimental": "false",
-                    "GitCommit": product.git_commit,
-                    "GoVersion": "",
-                    "KernelVersion": engine.kernel_version,
-                    "MinAPIVersion": min,
-                    "Os": engine.os,
-                },
-            },
-            { "Name": runtime, "Version": runtime_version, "Details": { "GitCommit": "" } },
-        ],
+        "Components": components,
         "Version": product.version,
         "ApiVersion": max,
         "MinAPIVersion": min,
@@ -113,7 +117,7 @@ pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
         info.extend(engine);
         info.insert("ServerVersion".to_owned(), json!(context.version.version));
         info.insert("Debug".to_owned(), json!(context.debug));
-        info.insert("Swarm".to_owned(), swarm::info(&context).await);
+        info.insert("Swarm".to_owned(), swarm::info::info(&context).await);
     }
     json_response(&info)
 }
@@ -137,4 +141,24 @@ pub(super) async fn events(context: Arc<Context>, request: Request) -> Answer {
         }
     });
     Ok(response::stream("application/json", lines))
+}
+
+/// What the engine keeps on the disk. Sizes that would have to be measured are not.
+pub(super) async fn disk_usage(context: Arc<Context>, request: Request) -> Answer {
+    let wanted = request.query.all("type");
+    let wants = |kind: &str| wanted.is_empty() || wanted.iter().any(|given| given == kind);
+    let mut usage = json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": [] });
+    if wants("image") {
+        let images = context.engine.images().list(&ImageListOptions { all: true, ..ImageListOptions::default() })?;
+        usage["LayersSize"] = json!(images.iter().map(|image| image.size.max(0)).sum::<i64>());
+        usage["Images"] = json!(images);
+    }
+    if wants("container") {
+        let options = ListOptions { all: true, size: true, ..ListOptions::default() };
+        usage["Containers"] = json!(context.engine.containers().list(options).await?);
+    }
+    if wants("volume") {
+        usage["Volumes"] = json!(context.engine.volumes().list(&Filters::default()).await?.volumes);
+    }
+    json_response(&usage)
 }

@@ -1,10 +1,16 @@
 //! Is a request of this connection being answered?
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use futures::task::AtomicWaker;
+use http_body::{Frame, SizeHint};
+use shoal_proto::error::Failure;
+
+use crate::response::Body;
 
 /// Counts the answers under way on one connection, and wakes its reader when the last one is out.
 #[derive(Debug, Default)]
@@ -38,5 +44,28 @@ impl Drop for Guard {
         {
             Waker::wake(reader);
         }
+    }
+}
+
+/// A response's body that counts as an answer under way until it is dropped.
+pub(crate) struct GuardedBody {
+    pub(crate) body: Body,
+    pub(crate) _guard: Guard,
+}
+
+impl http_body::Body for GuardedBody {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        Pin::new(&mut self.body).poll_frame(task)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

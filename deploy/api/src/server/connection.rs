@@ -60,6 +60,9 @@ pub(crate) struct ConnectionIo {
     head: Option<BytesMut>,
     /// What was read for the head, to be given to hyper.
     unread: Bytes,
+    /// Has hyper written without a flush that went through? It closes a connection whose input has ended without
+    /// waiting for its last bytes to leave.
+    unflushed: bool,
     /// Did the peer end its input?
     ended: bool,
     /// Does a handler have the connection, and was it told of that end?
@@ -81,6 +84,7 @@ impl ConnectionIo {
             activity,
             head: Some(BytesMut::new()),
             unread: Bytes::new(),
+            unflushed: false,
             ended: false,
             taken_over: false,
             end_told: false,
@@ -137,7 +141,7 @@ impl ConnectionIo {
 
     /// The peer ended its input: may hyper know?
     fn poll_end(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        if !self.taken_over && !self.activity.is_busy(task) {
+        if !self.taken_over && !self.activity.is_busy(task) && !self.unflushed {
             return Poll::Ready(());
         }
         loop {
@@ -195,6 +199,7 @@ impl AsyncRead for ConnectionIo {
 impl AsyncWrite for ConnectionIo {
     fn poll_write(self: Pin<&mut Self>, task: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.unflushed = true;
         ready!(this.poll_unsent(task))?;
         let Some(answer) = &mut this.answer else { return Pin::new(&mut this.transport).poll_write(task, data) };
         answer.extend_from_slice(data);
@@ -210,7 +215,11 @@ impl AsyncWrite for ConnectionIo {
     fn poll_flush(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_unsent(task))?;
-        Pin::new(&mut this.transport).poll_flush(task)
+        ready!(Pin::new(&mut this.transport).poll_flush(task))?;
+        if std::mem::take(&mut this.unflushed) && this.ended {
+            task.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -22,7 +22,9 @@ pub(crate) use self::cluster::{cluster_info, cluster_spec, init_request, join_re
 pub(crate) use self::network::{network_inspect, network_spec};
 pub(crate) use self::node::{node, node_spec};
 pub(crate) use self::payload::{config, config_spec, secret, secret_spec};
-pub(crate) use self::service::{insert_defaults, service, service_spec, service_spec_json};
+#[cfg(test)]
+pub(crate) use self::service::service_spec_json;
+pub(crate) use self::service::{insert_defaults, service, service_spec};
 pub(crate) use self::task::task;
 use crate::error::ApiError;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
+use shoal_manager_core::store::Store;
 use shoal_proto::object::Cluster;
 use shoal_proto::spec::{AddressPools, ClusterSpec, LogDriver, RaftSpec};
 
@@ -96,17 +97,20 @@ fn cluster_spec_json(spec: &ClusterSpec) -> model::ClusterSpec {
     }
 }
 
-/// The cluster as the API shows it. `issuer` is subject and public key of the root certificate, DER.
-pub(crate) fn cluster_info(cluster: &Cluster, issuer: Option<(&[u8], &[u8])>) -> model::ClusterInfo {
-    let (subject, public_key) = issuer.unwrap_or_default();
+/// The cluster as the API shows it.
+pub(crate) fn cluster_info(cluster: &Cluster, store: &Store) -> model::ClusterInfo {
+    let trust_root = &cluster.root_ca.certificate_pem;
+    // Subject and key of the root certificate, as a node that trusts it describes them.
+    let described = store.nodes().filter_map(|node| node.description.as_ref());
+    let issuer = described.into_iter().find(|description| description.trust_root_pem == *trust_root);
     model::ClusterInfo {
         id: cluster.id.to_string(),
         meta: (&cluster.meta).into(),
         spec: cluster_spec_json(&cluster.spec),
         tls_info: model::TlsInfo {
-            trust_root: cluster.root_ca.certificate_pem.clone(),
-            cert_issuer_subject: STANDARD.encode(subject),
-            cert_issuer_public_key: STANDARD.encode(public_key),
+            trust_root: trust_root.clone(),
+            cert_issuer_subject: issuer.map(|node| STANDARD.encode(&node.issuer_subject)).unwrap_or_default(),
+            cert_issuer_public_key: issuer.map(|node| STANDARD.encode(&node.issuer_public_key)).unwrap_or_default(),
         },
         root_rotation_in_progress: false,
         default_addr_pool: cluster.pools.pools.iter().map(ToString::to_string).collect(),

@@ -1,0 +1,167 @@
+//! Images.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{Stream, StreamExt, TryStreamExt};
+use http::StatusCode;
+use http_body_util::BodyStream;
+use serde_json::{Value, json as value};
+use shoal_engine::image::{ByteStream, ImageRemoveOptions, ImportRequest};
+use shoal_engine::model::ProgressMessage;
+use shoal_engine::model::image::ImageListOptions;
+use shoal_proto::error::{ErrorKind, Failure};
+
+use crate::body::{RequestBody, cut_short};
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::request::Request;
+use crate::response::{self, Response, empty, json};
+
+type Answer = Result<Response, ApiError>;
+
+pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
+    let query = &request.query;
+    let mut filters = query.filters()?;
+    if let Some(reference) = query.non_empty("filter").filter(|_| !request.version.at_least(41)) {
+        filters = filters.with("reference", reference);
+    }
+    let options = ImageListOptions { all: query.flag("all"), filters, shared_size: query.flag("shared-size") };
+    let images = context.engine.images().list(&options)?;
+    if request.version.at_least(44) {
+        return json(&images);
+    }
+    // Clients of old read the size from another member.
+    let with_virtual_size = images.iter().map(|image| {
+        let mut shown = serde_json::to_value(image).unwrap_or(Value::Null);
+        if let Value::Object(members) = &mut shown {
+            members.insert("VirtualSize".to_owned(), image.size.into());
+        }
+        shown
+    });
+    json(&with_virtual_size.collect::<Vec<_>>())
+}
+
+pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
+    json(&context.engine.images().inspect(request.id())?)
+}
+
+pub(super) async fn history(context: Arc<Context>, request: Request) -> Answer {
+    json(&context.engine.images().history(request.id())?)
+}
+
+pub(super) async fn tag(context: Arc<Context>, request: Request) -> Answer {
+    let query = &request.query;
+    context.engine.images().tag(request.id(), query.text("repo"), query.text("tag")).await?;
+    Ok(empty(StatusCode::CREATED))
+}
+
+pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
+    let options = ImageRemoveOptions { force: request.query.flag("force"), no_prune: request.query.flag("noprune") };
+    json(&context.engine.images().remove(request.id(), options).await?)
+}
+
+pub(super) async fn prune(context: Arc<Context>, request: Request) -> Answer {
+    json(&context.engine.images().prune(&request.query.filters()?).await?)
+}
+
+/// `import` when there is `fromSrc`, else `pull`.
+pub(super) async fn create(context: Arc<Context>, request: Request) -> Answer {
+    if request.query.non_empty("fromImage").is_some() {
+        return pull(&context, &request);
+    }
+    match request.query.text("fromSrc") {
+        "-" => import(&context, request).await,
+        "" => Err(ApiError::invalid("neither fromImage nor fromSrc was given")),
+        _ => Err(ApiError::not_implemented(
+            "import from a URL is not available: download the archive and import it from standard input (`-`)",
+        )),
+    }
+}
+
+async fn import(context: &Context, request: Request) -> Answer {
+    let query = &request.query;
+    let import = ImportRequest {
+        repository: query.text("repo").to_owned(),
+        tag: query.text("tag").to_owned(),
+        changes: query.all("changes"),
+        message: query.text("message").to_owned(),
+        platform: query.text("platform").to_owned(),
+    };
+    let id = context.engine.images().import(byte_stream(request.body), import).await?;
+    let done = ProgressMessage::status(id.to_string());
+    Ok(progress(futures::stream::iter([done])))
+}
+
+/// A pull of what is here is done; of what is not, it fails with what to do instead.
+fn pull(context: &Context, request: &Request) -> Answer {
+    let query = &request.query;
+    let name = match query.text("tag") {
+        "" => query.text("fromImage").to_owned(),
+        digest if digest.contains(':') => format!("{}@{digest}", query.text("fromImage")),
+        tag => format!("{}:{tag}", query.text("fromImage")),
+    };
+    match context.engine.images().resolve(&name) {
+        Ok(_) => {
+            let text = format!("Status: Image is up to date for {name}");
+            Ok(progress(futures::stream::iter([ProgressMessage::status(text)])))
+        }
+        Err(failure) if failure.kind == ErrorKind::NotFound => Err(ApiError::not_implemented(format!(
+            "pull is not available yet: import or load the image {name} (`docker load`, `docker import`)"
+        ))),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+pub(super) async fn load(context: Arc<Context>, request: Request) -> Answer {
+    let quiet = request.query.flag_or("quiet", true);
+    Ok(progress(context.engine.images().load(byte_stream(request.body), quiet)))
+}
+
+pub(super) async fn save_one(context: Arc<Context>, request: Request) -> Answer {
+    save(&context, &[request.id().to_owned()])
+}
+
+pub(super) async fn save_many(context: Arc<Context>, request: Request) -> Answer {
+    let names = request.query.all("names");
+    if names.is_empty() {
+        return Err(ApiError::invalid("no image was given: the parameter names is missing"));
+    }
+    save(&context, &names)
+}
+
+fn save(context: &Context, names: &[String]) -> Answer {
+    let archive = context.engine.images().save(names)?;
+    let wrong = |error: io::Error| Failure::internal(&error);
+    Ok(response::stream("application/x-tar", archive.map_err(wrong)))
+}
+
+/// What `service create` asks a registry for. An image that is here is answered for without a digest: then the CLI
+/// leaves the reference as it is, and does not warn. For others it gets an error, warns, and leaves it as it is, too.
+pub(super) async fn distribution(context: Arc<Context>, request: Request) -> Answer {
+    context.engine.images().resolve(request.id())?;
+    let descriptor = value!({ "mediaType": "", "digest": "", "size": 0 });
+    json(&value!({ "Descriptor": descriptor, "Platforms": [] }))
+}
+
+fn byte_stream(body: RequestBody) -> ByteStream {
+    let pieces = BodyStream::new(body).filter_map(|frame| async move {
+        match frame {
+            Ok(frame) => frame.into_data().ok().map(Ok),
+            Err(error) => Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut_short(&error)))),
+        }
+    });
+    Box::pin(pieces)
+}
+
+/// Progress as the CLI reads it: one JSON document a line.
+fn progress(messages: impl Stream<Item = ProgressMessage> + Send + 'static) -> Response {
+    let lines = messages.map(|message| -> Result<Bytes, Failure> {
+        let text = serde_json::to_vec(&message).map_err(|error| Failure::internal(&error))?;
+        let mut line = BytesMut::from(text.as_slice());
+        line.put_slice(b"\r\n");
+        Ok(line.freeze())
+    });
+    response::stream("application/json", lines)
+}

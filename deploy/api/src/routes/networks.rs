@@ -1,0 +1,160 @@
+//! Networks: those of this node, and those of the cluster, as one list.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Serialize;
+use shoal_engine::model::network::{
+    NetworkConnect, NetworkCreate, NetworkCreateResponse, NetworkDisconnect, NetworkInspect,
+};
+use shoal_proto::error::{ErrorKind, Failure};
+
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::request::Request;
+use crate::response::{Response, empty, json, json_status, no_content};
+use crate::swarm::access::Cluster;
+use crate::swarm::networks as cluster_networks;
+use crate::swarm::networks::ServiceInfo;
+
+type Answer = Result<Response, ApiError>;
+
+/// The cluster, when this node is a manager. A manager that cannot answer now is an error only to those who need it.
+async fn cluster(context: &Context) -> Option<Cluster> {
+    context.node.manager()?;
+    Cluster::open(context).await.ok()
+}
+
+pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
+    let filters = request.query.filters()?;
+    let mut networks = context.engine.networks().list(&filters)?;
+    if let Some(cluster) = cluster(&context).await {
+        let shared = cluster_networks::list(&cluster, &filters)?;
+        networks.retain(|local| !shared.iter().any(|network| network.id == local.id));
+        networks.extend(shared);
+    }
+    json(&networks)
+}
+
+/// With the services on it, when that was asked for.
+#[derive(Serialize)]
+struct Verbose {
+    #[serde(flatten)]
+    network: NetworkInspect,
+    #[serde(rename = "Services", skip_serializing_if = "Option::is_none")]
+    services: Option<BTreeMap<String, ServiceInfo>>,
+}
+
+pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
+    let (text, scope) = (request.id(), request.query.text("scope"));
+    let missing = || ApiError::not_found(format!("network {text} not found"));
+    if scope != "swarm" {
+        match context.engine.networks().inspect(text) {
+            Ok(network) if network.scope != "swarm" => return json(&network),
+            Ok(_) => {}
+            Err(failure) if failure.kind == ErrorKind::NotFound => {}
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    if scope == "local" {
+        return Err(missing());
+    }
+    let Some(cluster) = cluster(&context).await else {
+        // A worker knows the cluster networks that its tasks are on.
+        return json(&context.engine.networks().inspect(text).map_err(|_| missing())?);
+    };
+    let found = match cluster_networks::find(&cluster, text) {
+        Ok(found) => found,
+        // A service may name the predefined networks; they are shown to who asks for the cluster's.
+        Err(_) if scope == "swarm" => cluster.network_by_name(text).ok_or_else(missing)?,
+        Err(error) => return Err(error),
+    };
+    let mut network = cluster_networks::inspect(&cluster, found);
+    if let Ok(local) = context.engine.networks().inspect(&network.id) {
+        network.containers = local.containers;
+    }
+    let services = request.query.flag("verbose").then(|| cluster_networks::services(&cluster, found.id));
+    json(&Verbose { network, services })
+}
+
+pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
+    let body: NetworkCreate = request.json().await?;
+    if body.name.trim().is_empty() {
+        return Err(ApiError::invalid("network name cannot be empty"));
+    }
+    let taken = || Failure::conflict(format!("network with name {} already exists", body.name));
+    let is_cluster_network = body.driver == "overlay" || body.scope == "swarm" || body.ingress;
+    let created = if is_cluster_network {
+        let cluster = Cluster::open(&context).await?;
+        if context.engine.networks().inspect(&body.name).is_ok_and(|network| network.name == body.name) {
+            return Err(taken().into());
+        }
+        let id = cluster_networks::create(&cluster, body).await?;
+        NetworkCreateResponse { id, warning: String::new() }
+    } else {
+        if cluster(&context).await.is_some_and(|cluster| cluster.network_by_name(&body.name).is_some()) {
+            return Err(taken().into());
+        }
+        context.engine.networks().create(body).await?
+    };
+    json_status(StatusCode::CREATED, &created)
+}
+
+pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
+    match context.engine.networks().remove(request.id()).await {
+        Err(failure) if failure.kind == ErrorKind::NotFound => {
+            let missing = ApiError::from(failure);
+            let cluster = cluster(&context).await.ok_or(missing)?;
+            let id = cluster_networks::find(&cluster, request.id())?.id;
+            cluster_networks::remove(&cluster, id).await?;
+        }
+        other => drop(other?),
+    }
+    Ok(no_content())
+}
+
+/// Plain containers cannot join cluster networks yet: said so, instead of "not found".
+pub(super) async fn check_attachable(context: &Context, network: &str) -> Result<(), ApiError> {
+    let local = matches!(network, "" | "default" | "bridge" | "host" | "none") || network.starts_with("container:");
+    if local || context.engine.networks().inspect(network).is_ok_and(|network| network.scope != "swarm") {
+        return Ok(());
+    }
+    let Some(cluster) = cluster(context).await else { return Ok(()) };
+    match cluster_networks::find(&cluster, network) {
+        Ok(found) => Err(ApiError::not_implemented(format!(
+            "network {} is a cluster network: only services can be attached to it yet",
+            found.spec.name
+        ))),
+        Err(_) => Ok(()),
+    }
+}
+
+pub(super) async fn connect(context: Arc<Context>, mut request: Request) -> Answer {
+    let body: NetworkConnect = request.json().await?;
+    check_attachable(&context, request.id()).await?;
+    context.engine.networks().connect(request.id(), &body.container, body.endpoint_config).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+pub(super) async fn disconnect(context: Arc<Context>, mut request: Request) -> Answer {
+    let body: NetworkDisconnect = request.json().await?;
+    context.engine.networks().disconnect(request.id(), &body.container, body.force).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+pub(super) async fn prune(context: Arc<Context>, request: Request) -> Answer {
+    let filters = request.query.filters()?;
+    let mut report = context.engine.networks().prune(&filters).await?;
+    if let Some(cluster) = cluster(&context).await {
+        let unused = filters.with("dangling", "true").with("type", "custom");
+        for network in cluster_networks::list(&cluster, &unused)? {
+            let Ok(id) = network.id.parse() else { continue };
+            // Somebody may have begun to use it in the meantime: then it stays.
+            if cluster_networks::remove(&cluster, id).await.is_ok() {
+                report.networks_deleted.get_or_insert_default().push(network.name);
+            }
+        }
+    }
+    json(&report)
+}

@@ -1,0 +1,63 @@
+//! Nodes.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use shoal_engine::model::Filters;
+use shoal_proto::control::ControlRequest;
+use shoal_proto::object::Node;
+
+use super::access::Cluster;
+use super::{convert, find, model};
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::request::Request;
+use crate::response::{Response, empty, json};
+
+type Answer = Result<Response, ApiError>;
+
+fn passes(node: &Node, filters: &Filters) -> bool {
+    let hostname = node.description.as_ref().map_or("", |description| &description.hostname);
+    let engine_labels = node.description.as_ref().map(|description| description.engine_labels.clone());
+    let named = filters.matches_prefix("name", hostname)
+        || (!node.spec.name.is_empty() && filters.matches_prefix("name", &node.spec.name));
+    named
+        && filters.matches_prefix("id", &node.id.to_string())
+        && filters.matches_labels("node.label", &node.spec.labels)
+        && filters.matches_labels("label", &engine_labels.unwrap_or_default())
+        && filters.matches_exactly("role", node.spec.role.as_str())
+        // There is no admission of nodes one by one: who has a certificate is accepted.
+        && filters.matches_exactly("membership", "accepted")
+}
+
+pub(crate) async fn list(context: Arc<Context>, request: Request) -> Answer {
+    let filters = request.query.filters()?;
+    filters.check(&["id", "label", "membership", "name", "node.label", "role"])?;
+    let cluster = Cluster::open(&context).await?;
+    let mut managers = cluster.managers().await;
+    let nodes = cluster.nodes().filter(|node| passes(node, &filters));
+    json(&nodes.map(|node| convert::node(node, managers.remove(&node.id))).collect::<Vec<_>>())
+}
+
+pub(crate) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
+    let cluster = Cluster::open(&context).await?;
+    let node = find::node(&cluster, request.id())?;
+    json(&convert::node(node, cluster.managers().await.remove(&node.id)))
+}
+
+pub(crate) async fn update(context: Arc<Context>, mut request: Request) -> Answer {
+    let version = request.query.version("node")?;
+    let body: model::NodeSpec = request.json_without_nulls().await?;
+    let spec = convert::node_spec(body)?;
+    let cluster = Cluster::open(&context).await?;
+    let id = find::node(&cluster, request.id())?.id;
+    cluster.control(ControlRequest::UpdateNode { id, version, spec }).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+pub(crate) async fn remove(context: Arc<Context>, request: Request) -> Answer {
+    let cluster = Cluster::open(&context).await?;
+    let id = find::node(&cluster, request.id())?.id;
+    cluster.control(ControlRequest::RemoveNode { id, force: request.query.flag("force") }).await?;
+    Ok(empty(StatusCode::OK))
+}
