@@ -266,6 +266,8 @@ fn spawn_all(inner: &Arc<Inner>, listener: Listener) -> JoinSet<()> {
     let _ = inner.dispatcher.reports.set(report_sender);
     let (raft, stop) = (Arc::clone(&inner.raft), inner.stop.clone());
     tasks.spawn(async move { raft.run(stop).await });
+    let (raft, stop) = (Arc::clone(&inner.raft), inner.stop.clone());
+    tasks.spawn(async move { raft.run_elections(stop).await });
     tasks.spawn(Arc::clone(inner).run_leadership());
     tasks.spawn(hub::run(Arc::clone(inner), hub_queue));
     tasks.spawn(reporter::run(Arc::clone(inner), report_queue));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use openraft::storage::Snapshot;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -92,7 +92,12 @@ impl ManagerPeer for PeerService {
         let (node, raft, message) = self.raft_message(request)?;
         let rpc: AppendEntriesRequest<TypeConfig> = decode(&message.body)?;
         self.check_sender(node, &rpc.vote)?;
+        let vote = rpc.vote;
         let result = raft.append_entries(rpc).await.map_err(|error| Status::unavailable(chain(&error)))?;
+        // Not of one that was refused because a newer term has begun.
+        if !matches!(&result, AppendEntriesResponse::HigherVote(higher) if *higher != vote) {
+            self.0.raft.heard_of_leader();
+        }
         Ok(answer(&result))
     }
 
@@ -137,6 +142,7 @@ impl ManagerPeer for PeerService {
         let folder = self.0.raft.snapshots().map_err(|failure| unavailable(&failure))?;
         let incoming = folder.receive(self.0.options.entropy.next_u64()).map_err(|error| disk(&error))?;
         let file = receive(&mut stream, incoming).await?;
+        self.0.raft.heard_of_leader();
         tracing::info!(index = meta.last_log_id.map_or(0, |id| id.index), "received a snapshot from the leader");
         let result = raft
             .install_full_snapshot(vote, Snapshot { meta, snapshot: file })

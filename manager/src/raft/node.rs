@@ -5,11 +5,16 @@
 //! with growing pauses to start a new core from the files. Until that works, requests on this manager fail with the
 //! reason in words, the other managers elect a leader among them, and nothing on disk is touched but by redb's own
 //! recovery. When space is back the node catches up like one that was away.
+//!
+//! Elections are staggered: when a leader's lease is over, its followers stand for election one after the other, in
+//! the order of their ids, some milliseconds apart. So the first one usually wins at once, where random timeouts would
+//! wait longer and split the vote now and then. Raft's own random timeouts stay as the fallback, and safety does not
+//! depend on either.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -21,6 +26,7 @@ use shoal_kit::entropy::Entropy;
 use shoal_proto::error::{Failure, chain};
 use shoal_proto::spec::RaftSpec;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::peers::Peers;
@@ -40,20 +46,23 @@ pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub struct Timing {
     /// Between two heartbeats of a leader.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for at least `election_max` (the leader's lease) and a random time between these
-    /// two asks for votes.
+    /// Shortest random time that a follower waits, after the leader's lease is over, before it asks for votes though
+    /// it is not its turn.
     pub election_min: Duration,
-    /// See `election_min`.
+    /// Longest such time, and the leader's lease: while a follower has heard of a leader within it, it gives no vote.
     pub election_max: Duration,
+    /// Between the turns of two followers.
+    pub stagger: Duration,
 }
 
 impl Default for Timing {
-    /// A lost leader is replaced after 0.55 to 0.75 s; a leader that is merely slow has 0.55 s to show itself.
+    /// A lost leader is replaced after about half a second; one that is merely slow has 0.45 s to show itself.
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(60),
-            election_min: Duration::from_millis(200),
-            election_max: Duration::from_millis(350),
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(150),
+            election_max: Duration::from_millis(450),
+            stagger: Duration::from_millis(60),
         }
     }
 }
@@ -90,6 +99,8 @@ pub struct View {
     pub leader: Option<u64>,
     /// Does it lead?
     pub leads: bool,
+    /// Has it a vote, and is it a follower?
+    pub follows: bool,
     /// Members as it knows them, committed or not.
     pub membership: Arc<StoredMembership>,
     /// Members as they are committed.
@@ -167,6 +178,8 @@ pub struct RaftNode {
     cell: Arc<StateCell>,
     running: ArcSwapOption<Running>,
     view: watch::Sender<View>,
+    /// When a leader was heard of last.
+    heard: Mutex<Instant>,
 }
 
 impl std::fmt::Debug for RaftNode {
@@ -178,7 +191,14 @@ impl std::fmt::Debug for RaftNode {
 impl RaftNode {
     pub(crate) fn new(options: RaftOptions, peers: Arc<Peers>) -> Self {
         let view = View { failure: Some("this manager is starting".to_owned()), ..View::default() };
-        Self { options, peers, cell: Arc::default(), running: ArcSwapOption::empty(), view: watch::Sender::new(view) }
+        Self {
+            options,
+            peers,
+            cell: Arc::default(),
+            running: ArcSwapOption::empty(),
+            view: watch::Sender::new(view),
+            heard: Mutex::new(Instant::now()),
+        }
     }
 
     /// Its raft id.
@@ -230,6 +250,56 @@ impl RaftNode {
     fn not_running(&self) -> Failure {
         let reason = self.view.borrow().failure.clone().unwrap_or_else(|| "it is stopping".to_owned());
         Failure::unavailable(format!("this manager cannot take part in the cluster now: {reason}"))
+    }
+
+    /// A leader's message was accepted: it lives.
+    pub(crate) fn heard_of_leader(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When it is this follower's turn to stand for election; `None` when it is not one to stand.
+    fn turn(&self) -> Option<Instant> {
+        let view = self.view.borrow();
+        if !view.follows {
+            return None;
+        }
+        let mut rivals: Vec<u64> =
+            view.membership.membership().voter_ids().filter(|id| view.leader != Some(*id)).collect();
+        rivals.sort_unstable();
+        let place = u32::try_from(rivals.iter().position(|id| *id == self.options.id)?).ok()?;
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        // A moment more than the lease: the others may have heard of the leader a little later.
+        Some(heard + self.options.timing.election_max + Duration::from_millis(5) + self.options.timing.stagger * place)
+    }
+
+    /// Stands for election in turn. A round that fails is repeated when all others had theirs.
+    pub(crate) async fn run_elections(&self, stop: CancellationToken) {
+        let mut views = self.view.subscribe();
+        let mut last_try: Option<Instant> = None;
+        while !stop.is_cancelled() {
+            let voters = u32::try_from(self.view.borrow().membership.membership().voter_ids().count()).unwrap_or(1);
+            let again = last_try.map(|at| at + self.options.timing.stagger * voters.max(2));
+            let Some(at) = self.turn().map(|turn| again.map_or(turn, |again| turn.max(again))) else {
+                last_try = None;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = views.changed() => if changed.is_err() { return },
+                }
+                continue;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(at) => {}
+            }
+            // Heard of a leader meanwhile, or not a follower any more?
+            if self.turn().is_none_or(|turn| turn > Instant::now()) {
+                continue;
+            }
+            last_try = Some(Instant::now());
+            if let Ok(raft) = self.raft() {
+                let _ = raft.trigger().elect(true).await;
+            }
+        }
     }
 
     /// Appends an entry and waits until it is applied here.
@@ -309,12 +379,12 @@ impl RaftNode {
                 Ok(running) => {
                     let running = Arc::new(running);
                     self.running.store(Some(Arc::clone(&running)));
-                    let began = tokio::time::Instant::now();
+                    let began = Instant::now();
                     let reason = explain(self.watch(&running, &stop).await);
                     self.running.store(None);
                     self.view.send_modify(|view| {
                         view.failure = Some(reason.clone());
-                        (view.leads, view.leader) = (false, None);
+                        (view.leads, view.follows, view.leader) = (false, false, None);
                     });
                     if let Err(error) = running.raft.shutdown().await {
                         tracing::warn!(%error, "the raft core did not stop cleanly");
@@ -337,7 +407,7 @@ impl RaftNode {
         }
         self.view.send_modify(|view| {
             view.failure = Some("this manager was stopped".to_owned());
-            (view.leads, view.leader) = (false, None);
+            (view.leads, view.follows, view.leader) = (false, false, None);
         });
     }
 
@@ -375,6 +445,7 @@ impl RaftNode {
                     view.term = now.vote.leader_id.term;
                     view.leader = now.current_leader;
                     view.leads = now.state == ServerState::Leader;
+                    view.follows = now.state == ServerState::Follower;
                     view.membership = Arc::clone(&now.membership_config);
                     view.committed = Arc::clone(&now.committed_membership_config);
                     view.failure = None;

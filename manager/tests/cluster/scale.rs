@@ -123,3 +123,45 @@ async fn a_commit_costs_little_more_than_a_sync() {
     );
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: time to the next write after a leader's death"]
+async fn twenty_leaders_die() {
+    for size in [3, 5] {
+        let mut cluster = Cluster::new(size).await;
+        let mut times = Vec::new();
+        for round in 0..20 {
+            let leader = cluster.leader().await;
+            let survivor = cluster.members[cluster.follower().await].handle();
+            // Under a stream of writes, each of which must be there afterwards.
+            let writer = tokio::spawn({
+                let handle = survivor.clone();
+                async move {
+                    let mut acknowledged = Vec::new();
+                    for number in 0.. {
+                        let name = format!("stream-{round}-{number}");
+                        let began = Instant::now();
+                        crate::harness::write(&handle, &name).await.unwrap();
+                        acknowledged.push((name, began.elapsed()));
+                        if number > 20 && acknowledged.iter().any(|(_, took)| *took > Duration::from_millis(300)) {
+                            break;
+                        }
+                    }
+                    acknowledged
+                }
+            });
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            cluster.members[leader].kill().await;
+            let acknowledged = writer.await.unwrap();
+            times.extend(acknowledged.iter().map(|(_, took)| *took).max());
+            let store = survivor.read().await.unwrap();
+            for (name, _) in &acknowledged {
+                assert!(crate::harness::has_secret(&store, name), "{name} was acknowledged and is lost");
+            }
+            cluster.members[leader].start().await;
+        }
+        times.sort();
+        println!("{size} managers, 20 kills: p50 {:?}, worst {:?}", times[10], times[19]);
+        cluster.shutdown().await;
+    }
+}
