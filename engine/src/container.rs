@@ -1,23 +1,53 @@
 //! Containers: what they are, what they do, and everything one can ask of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use shoal_proto::error::{ErrorKind, Failure};
+use shoal_proto::error::Failure;
+use shoal_proto::time::Timestamp;
 
+use crate::cgroup::Cgroup;
 use crate::engine::Inner;
 use crate::model::{
     ContainerInspect, ContainerSummary, ContainersPruneReport, CreateRequest, CreateResponse, ExecCreate, ExecInspect,
     ExecStart, Filters, Stats, Top, UpdateRequest, UpdateResponse, WaitResponse,
 };
+use crate::{exec, health, stats};
 
 pub mod api;
 pub mod attach;
+mod change;
+mod create;
 pub mod detach;
+pub(crate) mod end;
 pub(crate) mod file_watch;
+mod files;
+mod inspect;
+pub(crate) mod instance;
+pub(crate) mod launch;
 pub mod lifecycle;
+pub mod list;
 pub mod log_reader;
+mod log_stream;
+pub mod merge;
+pub mod mounts;
 pub mod names;
+pub(crate) mod network;
+pub mod ports;
+pub mod record;
+pub mod registry;
+pub(crate) mod remove;
+pub(crate) mod restore;
+pub mod signal;
+mod spec_input;
+mod start;
+pub mod status;
+mod stop;
+pub(crate) mod streams;
+pub mod top;
+pub mod validate;
+mod wait;
 
 pub use api::{
     AttachOptions, AttachStreams, ListOptions, LogFrame, LogOptions, LogStream, OutputFrame, OutputKind, OutputStream,
@@ -31,11 +61,6 @@ pub struct Containers {
     inner: Arc<Inner>,
 }
 
-fn not_yet<T>(inner: &Inner) -> Result<T, Failure> {
-    let _ = &inner.options;
-    Err(Failure::new(ErrorKind::NotImplemented, "this part of the engine is being built"))
-}
-
 impl Containers {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
         Self { inner }
@@ -46,8 +71,7 @@ impl Containers {
     /// # Errors
     /// The image or a network does not exist, the name is taken, the configuration is wrong.
     pub async fn create(&self, name: Option<String>, request: CreateRequest) -> Result<CreateResponse, Failure> {
-        let _ = (name, request);
-        not_yet(&self.inner)
+        create::create(&self.inner, name, request).await
     }
 
     /// Starts it. `NotModified` when it runs.
@@ -55,8 +79,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or its program cannot be run; what was done is undone.
     pub async fn start(&self, id: &str) -> Result<(), Failure> {
-        let _ = id;
-        not_yet(&self.inner)
+        start::start(&self.inner, &self.inner.containers.find(id)?, true).await
     }
 
     /// Stops it: its stop signal, its grace period, then SIGKILL. `NotModified` when it does not run.
@@ -64,8 +87,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or cannot be killed.
     pub async fn stop(&self, id: &str, options: StopOptions) -> Result<(), Failure> {
-        let _ = (id, options);
-        not_yet(&self.inner)
+        stop::stop(&self.inner, &self.inner.containers.find(id)?, &options).await
     }
 
     /// Sends a signal (`SIGKILL` without one), by name or number.
@@ -73,8 +95,7 @@ impl Containers {
     /// # Errors
     /// It does not exist or run, or there is no such signal.
     pub async fn kill(&self, id: &str, signal: Option<&str>) -> Result<(), Failure> {
-        let _ = (id, signal);
-        not_yet(&self.inner)
+        stop::kill(&self.inner, &self.inner.containers.find(id)?, signal).await
     }
 
     /// Stops it when it runs, then starts it.
@@ -82,8 +103,7 @@ impl Containers {
     /// # Errors
     /// As [`Self::stop`] and [`Self::start`].
     pub async fn restart(&self, id: &str, options: StopOptions) -> Result<(), Failure> {
-        let _ = (id, options);
-        not_yet(&self.inner)
+        stop::restart(&self.inner, &self.inner.containers.find(id)?, &options).await
     }
 
     /// Freezes its processes.
@@ -91,8 +111,7 @@ impl Containers {
     /// # Errors
     /// It does not exist or run, or is paused.
     pub async fn pause(&self, id: &str) -> Result<(), Failure> {
-        let _ = id;
-        not_yet(&self.inner)
+        stop::pause(&self.inner, &self.inner.containers.find(id)?).await
     }
 
     /// Lets them go on.
@@ -100,8 +119,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or is not paused.
     pub async fn unpause(&self, id: &str) -> Result<(), Failure> {
-        let _ = id;
-        not_yet(&self.inner)
+        stop::unpause(&self.inner, &self.inner.containers.find(id)?).await
     }
 
     /// Gives it another name.
@@ -109,8 +127,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or the name is taken or wrong.
     pub async fn rename(&self, id: &str, name: &str) -> Result<(), Failure> {
-        let _ = (id, name);
-        not_yet(&self.inner)
+        change::rename(&self.inner, &self.inner.containers.find(id)?, name).await
     }
 
     /// Changes its limits and restart policy.
@@ -118,8 +135,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or a limit is wrong.
     pub async fn update(&self, id: &str, update: UpdateRequest) -> Result<UpdateResponse, Failure> {
-        let _ = (id, update);
-        not_yet(&self.inner)
+        change::update(&self.inner, &self.inner.containers.find(id)?, &update).await
     }
 
     /// Waits for its end.
@@ -136,8 +152,7 @@ impl Containers {
     /// # Errors
     /// It does not exist.
     pub fn begin_wait(&self, id: &str, condition: WaitCondition) -> Result<Waiting, Failure> {
-        let _ = (id, condition);
-        not_yet(&self.inner)
+        Ok(wait::begin(&self.inner.containers.find(id)?, condition))
     }
 
     /// Removes it.
@@ -145,8 +160,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or runs and `force` was not given.
     pub async fn remove(&self, id: &str, options: RemoveOptions) -> Result<(), Failure> {
-        let _ = (id, options);
-        not_yet(&self.inner)
+        remove::remove(&self.inner, &self.inner.containers.find(id)?, options).await
     }
 
     /// Describes it, perhaps with its sizes.
@@ -154,8 +168,15 @@ impl Containers {
     /// # Errors
     /// It does not exist.
     pub async fn inspect(&self, id: &str, size: bool) -> Result<ContainerInspect, Failure> {
-        let _ = (id, size);
-        not_yet(&self.inner)
+        let container = self.inner.containers.find(id)?;
+        let mut inspected = inspect::inspect(&self.inner, &container);
+        if size {
+            let written = inspect::writable_size(&self.inner, &container).await;
+            let below = inspect::image_size(&self.inner, &container);
+            inspected.size_rw = i64::try_from(written).ok();
+            inspected.size_root_fs = i64::try_from(written + below).ok();
+        }
+        Ok(inspected)
     }
 
     /// Lists containers, the newest first.
@@ -163,8 +184,39 @@ impl Containers {
     /// # Errors
     /// A filter is wrong.
     pub async fn list(&self, options: ListOptions) -> Result<Vec<ContainerSummary>, Failure> {
-        let _ = options;
-        not_yet(&self.inner)
+        let selection = remove::selection(&self.inner, &options.filters, options.all)?;
+        let now = self.inner.now();
+        let mut found: Vec<_> = self
+            .inner
+            .containers
+            .all()
+            .into_iter()
+            .filter(|container| {
+                let record = container.record();
+                selection.includes(&record, health::word(container), options.limit.is_some())
+            })
+            .map(|container| {
+                let created = container.record().created;
+                (created, container)
+            })
+            .collect();
+        found.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.id.cmp(&other.1.id)));
+        found.truncate(options.limit.unwrap_or(usize::MAX));
+        let mut names = BTreeMap::new();
+        let mut summaries = Vec::with_capacity(found.len());
+        for (_, container) in found {
+            let record = container.record().clone();
+            let image = inspect::image_name(&self.inner, &record, &mut names);
+            let mut summary = list::summarize(&record, image, health::word(&container), now);
+            if options.size {
+                let written = inspect::writable_size(&self.inner, &container).await;
+                let below = inspect::image_size(&self.inner, &container);
+                summary.size_rw = i64::try_from(written).unwrap_or(i64::MAX);
+                summary.size_root_fs = i64::try_from(written + below).unwrap_or(i64::MAX);
+            }
+            summaries.push(summary);
+        }
+        Ok(summaries)
     }
 
     /// Reads its log.
@@ -172,8 +224,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or keeps no log.
     pub async fn logs(&self, id: &str, options: LogOptions) -> Result<LogStream, Failure> {
-        let _ = (id, options);
-        not_yet(&self.inner)
+        log_stream::open(&self.inner, &self.inner.containers.find(id)?, options).await
     }
 
     /// Connects to its streams; one may attach before the start.
@@ -181,8 +232,7 @@ impl Containers {
     /// # Errors
     /// It does not exist, or is paused or restarting, or the detach keys are wrong.
     pub async fn attach(&self, id: &str, options: AttachOptions) -> Result<AttachStreams, Failure> {
-        let _ = (id, options);
-        not_yet(&self.inner)
+        streams::attach(&self.inner, &self.inner.containers.find(id)?, options).await
     }
 
     /// Sets the size of its terminal.
@@ -190,8 +240,8 @@ impl Containers {
     /// # Errors
     /// It does not exist or run, or has no terminal.
     pub async fn resize(&self, id: &str, height: u16, width: u16) -> Result<(), Failure> {
-        let _ = (id, height, width);
-        not_yet(&self.inner)
+        let shim = self.inner.containers.find(id)?.running_shim()?;
+        shim.resize(width, height).await.map_err(|error| Failure::internal(&error))
     }
 
     /// Prepares a command to execute; gives its id.
@@ -199,8 +249,7 @@ impl Containers {
     /// # Errors
     /// The container does not exist or run, or no command was given.
     pub async fn exec_create(&self, id: &str, exec: ExecCreate) -> Result<String, Failure> {
-        let _ = (id, exec);
-        not_yet(&self.inner)
+        exec::create(&self.inner, &self.inner.containers.find(id)?, exec)
     }
 
     /// Executes it. Gives its streams, or nothing when detached.
@@ -208,8 +257,7 @@ impl Containers {
     /// # Errors
     /// There is no such exec, it was started before, or the program cannot be run.
     pub async fn exec_start(&self, exec_id: &str, start: ExecStart) -> Result<Option<AttachStreams>, Failure> {
-        let _ = (exec_id, start);
-        not_yet(&self.inner)
+        exec::start(&self.inner, exec_id, &start).await
     }
 
     /// Describes an exec.
@@ -217,8 +265,7 @@ impl Containers {
     /// # Errors
     /// There is no such exec.
     pub async fn exec_inspect(&self, exec_id: &str) -> Result<ExecInspect, Failure> {
-        let _ = exec_id;
-        not_yet(&self.inner)
+        exec::inspect(&self.inner, exec_id)
     }
 
     /// Sets the size of its terminal.
@@ -226,8 +273,7 @@ impl Containers {
     /// # Errors
     /// There is no such exec, it does not run, or has no terminal.
     pub async fn exec_resize(&self, exec_id: &str, height: u16, width: u16) -> Result<(), Failure> {
-        let _ = (exec_id, height, width);
-        not_yet(&self.inner)
+        exec::resize(&self.inner, exec_id, height, width).await
     }
 
     /// One sample of what it uses. With `one_shot` there is no earlier sample in it; else it takes a second.
@@ -235,8 +281,7 @@ impl Containers {
     /// # Errors
     /// It does not exist.
     pub async fn stats(&self, id: &str, one_shot: bool) -> Result<Stats, Failure> {
-        let _ = (id, one_shot);
-        not_yet(&self.inner)
+        stats::once(&self.inner, &self.inner.containers.find(id)?, one_shot).await
     }
 
     /// A sample each second, until the container is removed.
@@ -244,8 +289,7 @@ impl Containers {
     /// # Errors
     /// It does not exist.
     pub async fn stats_stream(&self, id: &str) -> Result<BoxStream<'static, Stats>, Failure> {
-        let _ = id;
-        not_yet(&self.inner)
+        Ok(stats::stream(&self.inner, &self.inner.containers.find(id)?))
     }
 
     /// Its processes. `ps_args` as `ps` takes them; empty is `-ef`.
@@ -253,8 +297,19 @@ impl Containers {
     /// # Errors
     /// It does not exist or run, or the columns are not known.
     pub async fn top(&self, id: &str, ps_args: &str) -> Result<Top, Failure> {
-        let _ = (id, ps_args);
-        not_yet(&self.inner)
+        let container = self.inner.containers.find(id)?;
+        container.running_shim()?;
+        let cgroup = launch::cgroup(&self.inner, &container);
+        let (arguments, now) = (ps_args.to_owned(), self.inner.now());
+        let read = tokio::task::spawn_blocking(move || {
+            let host = top::read_host(now.0.div_euclid(1_000_000_000));
+            let mut pids = Cgroup::open(&cgroup).map(|cgroup| cgroup.processes()).unwrap_or_default();
+            pids.sort_unstable();
+            pids.dedup();
+            let processes: Vec<_> = pids.into_iter().filter_map(top::read_process).collect();
+            top::table(&arguments, &host, &processes)
+        });
+        read.await.map_err(|error| Failure::internal(&error))?
     }
 
     /// Removes all that do not run and pass the filters.
@@ -262,7 +317,96 @@ impl Containers {
     /// # Errors
     /// A filter is wrong.
     pub async fn prune(&self, filters: Filters) -> Result<ContainersPruneReport, Failure> {
-        let _ = filters;
-        not_yet(&self.inner)
+        remove::prune(&self.inner, &filters).await
+    }
+}
+
+/// Tells that something happened to a container.
+pub(crate) fn tell(inner: &Inner, container: &instance::Container, action: &str, more: &[(&str, &str)]) {
+    let mut attributes = container.record().attributes();
+    attributes.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    inner.events.publish("container", action, &container.id, attributes);
+}
+
+/// Containers that run tasks of the cluster.
+pub(crate) fn task_containers(inner: &Inner) -> Vec<TaskContainer> {
+    let describe = |container: Arc<instance::Container>| {
+        let record = container.record();
+        let state = &record.state;
+        let ended = state.finished_at != Timestamp::ZERO && !state.phase.is_running();
+        Some(TaskContainer {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            task: record.internal.task?,
+            task_labels: record.internal.task_labels.clone(),
+            status: state.phase.as_str().to_owned(),
+            health: health::word(&container).to_owned(),
+            pid: state.pid,
+            exit_code: (ended || !state.error.is_empty()).then_some(state.exit_code),
+            oom_killed: state.oom_killed,
+            error: state.error.clone(),
+        })
+    };
+    inner.containers.all().into_iter().filter_map(describe).collect()
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads the value of an `until` filter: an instant, seconds since the epoch, or a duration before now.
+///
+/// # Errors
+/// When it is none of these.
+pub(crate) fn until(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    let invalid = || Failure::invalid(format!("invalid filter 'until={text}'"));
+    if let Ok(instant) = Timestamp::parse(text) {
+        return Ok(instant);
+    }
+    if let Some((seconds, fraction)) = text.split_once('.').or(Some((text, "0")))
+        && let (Ok(seconds), Ok(_)) = (seconds.parse::<i64>(), fraction.parse::<u64>())
+    {
+        return Ok(Timestamp::from_seconds(seconds));
+    }
+    let mut nanos = 0i64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| letter.is_ascii_alphabetic()).ok_or_else(invalid)?;
+        let number: i64 = rest[..digits].parse().map_err(|_| invalid())?;
+        let unit_end = rest[digits..].find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(rest.len() - digits);
+        let unit = match &rest[digits..digits + unit_end] {
+            "h" => 3_600_000_000_000,
+            "m" => 60_000_000_000,
+            "s" => 1_000_000_000,
+            "ms" => 1_000_000,
+            _ => return Err(invalid()),
+        };
+        nanos = nanos.saturating_add(number.saturating_mul(unit));
+        rest = &rest[digits + unit_end..];
+    }
+    Ok(Timestamp(now.0.saturating_sub(nanos)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn until_is_read_as_dockerd_does() {
+        let now = Timestamp::from_seconds(1_700_000_000);
+        assert_eq!(until("10m", now), Ok(Timestamp::from_seconds(1_700_000_000 - 600)));
+        assert_eq!(until("1h30m", now), Ok(Timestamp::from_seconds(1_700_000_000 - 5400)));
+        assert_eq!(until("1699999999", now), Ok(Timestamp::from_seconds(1_699_999_999)));
+        assert_eq!(until("2023-11-14T22:13:20Z", now), Ok(now));
+        for text in ["yesterday", "10", "5d", ""] {
+            let parsed = until(text, now);
+            assert!(text == "10" || text.is_empty() || parsed.is_err(), "{text}: {parsed:?}");
+        }
     }
 }

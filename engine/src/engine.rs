@@ -1,13 +1,39 @@
 //! The engine: everything that runs on this node, behind one handle.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_proto::error::Failure;
+use rustix::fs::FlockOperation;
+use shoal_kit::entropy::Entropy;
+use shoal_proto::error::{ErrorKind, Failure, chain};
+use shoal_proto::time::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::container::{Containers, TaskContainer};
+use crate::container::file_watch::FileWatch;
+use crate::container::instance::Container;
+use crate::container::registry::Registry;
+use crate::container::{Containers, TaskContainer, restore};
 use crate::events::Events;
+use crate::exec::Exec;
+use crate::image::{Digest, ImageStore, ImageStoreOptions};
 use crate::model::{EngineInfo, EngineVersion};
+use crate::network::{NetworkController, NetworkOptions};
 use crate::options::EngineOptions;
+use crate::runtime::user::ContainerUser;
+use crate::shim::client::ShimProgram;
+use crate::snapshot::Snapshots;
+use crate::volume::{VolumeStore, VolumeStoreOptions};
+
+pub mod networks;
+mod observers;
+mod system;
+pub mod volumes;
+
+pub use networks::Networks;
+pub use volumes::Volumes;
 
 /// The engine. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,10 +42,75 @@ pub struct Engine {
 }
 
 /// What all handles share.
-#[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) options: EngineOptions,
     pub(crate) events: Events,
+    pub(crate) entropy: Entropy,
+    pub(crate) containers: Arc<Registry<Container>>,
+    pub(crate) execs: Mutex<HashMap<String, Arc<Exec>>>,
+    pub(crate) images: ImageStore,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) volumes: VolumeStore,
+    pub(crate) networks: NetworkController,
+    pub(crate) shim_program: ShimProgram,
+    pub(crate) file_watch: FileWatch,
+    /// Users as the files of an image resolve them: by image, name and added groups.
+    pub(crate) users: Mutex<HashMap<(Digest, String, Vec<String>), ContainerUser>>,
+    /// Everything that runs in the background.
+    pub(crate) tasks: TaskTracker,
+    /// Tells it to end.
+    pub(crate) stopping: CancellationToken,
+    /// Holds the data root against a second daemon.
+    lock: Mutex<Option<File>>,
+    id: String,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.options.clock.now()
+    }
+
+    /// Folder of a container.
+    pub(crate) fn container_folder(&self, id: &str) -> PathBuf {
+        self.options.data_root.join("containers").join(id)
+    }
+
+    /// Folder of a container's shim.
+    pub(crate) fn shim_folder(&self, id: &str) -> PathBuf {
+        self.options.exec_root.join("shim").join(id)
+    }
+
+    /// Folder of an exec's shim.
+    pub(crate) fn exec_folder(&self, id: &str) -> PathBuf {
+        self.options.exec_root.join("exec").join(id)
+    }
+
+    /// Where a container's secrets and configs are kept while it exists.
+    pub(crate) fn files_folder(&self, id: &str) -> PathBuf {
+        self.options.exec_root.join("files").join(id)
+    }
+
+    /// A fresh id of 64 hexadecimal digits. As dockerd: not one that reads as a number when cut short.
+    pub(crate) fn new_id(&self) -> String {
+        loop {
+            let mut bytes = [0; 32];
+            self.entropy.fill(&mut bytes);
+            let id = crate::container::hex(&bytes);
+            if id[..12].bytes().any(|digit| digit.is_ascii_alphabetic()) {
+                return id;
+            }
+        }
+    }
+}
+
+fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(ErrorKind::Internal, format!("{what}: {}", chain(error)))
 }
 
 impl Engine {
@@ -27,13 +118,63 @@ impl Engine {
     ///
     /// # Errors
     /// A directory cannot be made or read, or another engine uses it.
-    pub async fn open(options: EngineOptions) -> Result<Self, Failure> {
-        let events = Events::new(Arc::clone(&options.clock));
-        Ok(Self { inner: Arc::new(Inner { options, events }) })
+    pub async fn open(mut options: EngineOptions) -> Result<Self, Failure> {
+        let made = tokio::task::spawn_blocking(move || {
+            let lock = prepare_roots(&mut options)?;
+            let id = engine_id(&options)?;
+            let images = ImageStore::open(ImageStoreOptions {
+                root: options.data_root.join("image"),
+                clock: Arc::clone(&options.clock),
+            })?;
+            let entropy = Entropy::from_system();
+            let volumes = VolumeStore::open(VolumeStoreOptions {
+                root: options.data_root.join("volumes"),
+                clock: Arc::clone(&options.clock),
+                entropy: entropy.clone(),
+            })?;
+            let shim_program = ShimProgram::open(&options.shim_program).map_err(|error| Failure::internal(&error))?;
+            Ok::<_, Failure>((options, lock, id, images, entropy, volumes, shim_program))
+        });
+        let (options, lock, id, images, entropy, volumes, shim_program) =
+            made.await.map_err(|error| Failure::internal(&error))??;
+        let networks = NetworkController::open(NetworkOptions {
+            bip: options.bip,
+            clock: Arc::clone(&options.clock),
+            entropy: entropy.clone(),
+            ..NetworkOptions::new(&options.data_root, &options.exec_root)
+        })
+        .await?;
+        let inner = Arc::new(Inner {
+            events: Events::new(Arc::clone(&options.clock)),
+            entropy,
+            containers: Arc::default(),
+            execs: Mutex::default(),
+            snapshots: images.snapshots(),
+            images,
+            volumes,
+            networks,
+            shim_program,
+            file_watch: FileWatch::new().map_err(|error| failed("cannot watch files", &error))?,
+            users: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            lock: Mutex::new(Some(lock)),
+            id,
+            options,
+        });
+        observers::install(&inner);
+        restore::restore(&inner).await?;
+        Ok(Self { inner })
     }
 
     /// Ends the engine's own work. Containers go on.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.inner.stopping.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.networks.shutdown().await;
+        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 
     /// How it was set up.
     pub fn options(&self) -> &EngineOptions {
@@ -45,6 +186,26 @@ impl Engine {
         Containers::new(Arc::clone(&self.inner))
     }
 
+    /// Images.
+    pub fn images(&self) -> &ImageStore {
+        &self.inner.images
+    }
+
+    /// Root file systems of containers.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.inner.snapshots
+    }
+
+    /// Networks.
+    pub fn networks(&self) -> Networks {
+        Networks::new(Arc::clone(&self.inner))
+    }
+
+    /// Volumes.
+    pub fn volumes(&self) -> Volumes {
+        Volumes::new(Arc::clone(&self.inner))
+    }
+
     /// What happened.
     pub fn events(&self) -> &Events {
         &self.inner.events
@@ -52,16 +213,61 @@ impl Engine {
 
     /// Containers that run tasks of the cluster.
     pub fn list_task_containers(&self) -> Vec<TaskContainer> {
-        Vec::new()
+        crate::container::task_containers(&self.inner)
     }
 
     /// The engine's part of `docker info`.
     pub async fn info(&self) -> EngineInfo {
-        EngineInfo::default()
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || system::info(&inner)).await.unwrap_or_default()
     }
 
     /// The engine's part of `docker version`.
     pub fn version(&self) -> EngineVersion {
-        EngineVersion::default()
+        system::version(&self.inner)
     }
+}
+
+/// Makes the directories and takes the lock. Paths become absolute: they are kept in records and given to shims.
+fn prepare_roots(options: &mut EngineOptions) -> Result<File, Failure> {
+    for (root, mode) in [(&mut options.data_root, 0o711), (&mut options.exec_root, 0o711)] {
+        let made = make_folder(root, mode).and_then(|()| std::fs::canonicalize(&*root));
+        *root = made.map_err(|error| failed(&format!("cannot make {}", root.display()), &error))?;
+    }
+    for folder in [options.data_root.join("containers"), options.exec_root.join("shim"), options.exec_root.join("exec")] {
+        make_folder(&folder, 0o700).map_err(|error| failed(&format!("cannot make {}", folder.display()), &error))?;
+    }
+    let path = options.data_root.join("engine.lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| failed(&format!("cannot open {}", path.display()), &error))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Failure::conflict(format!("another engine uses {}: give this one another data root", options.data_root.display()))
+    })?;
+    Ok(lock)
+}
+
+fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// The engine's id, made once and kept.
+fn engine_id(options: &EngineOptions) -> Result<String, Failure> {
+    let path = options.data_root.join("engine-id");
+    if let Ok(id) = std::fs::read_to_string(&path)
+        && !id.trim().is_empty()
+    {
+        return Ok(id.trim().to_owned());
+    }
+    let mut bytes = [0; 16];
+    Entropy::from_system().fill(&mut bytes);
+    let hex = crate::container::hex(&bytes);
+    let id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    crate::container::record::write_atomically(&path, id.as_bytes(), 0o600)
+        .map_err(|error| failed(&format!("cannot write {}", path.display()), &error))?;
+    Ok(id)
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use shoal_proto::error::Failure;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::detach::DetachScanner;
 
@@ -26,6 +27,8 @@ pub struct AttachInput {
     to_process: mpsc::Sender<Input>,
     /// `None` without a terminal: keys have no meaning then, as in dockerd.
     scanner: Option<DetachScanner>,
+    /// Ends the client's output when it detaches.
+    detached: CancellationToken,
 }
 
 /// What goes to the pump.
@@ -36,9 +39,12 @@ pub(crate) enum Input {
 }
 
 impl AttachInput {
-    pub(crate) fn new(scanner: Option<DetachScanner>) -> (Self, mpsc::Receiver<Input>) {
+    pub(crate) fn new(
+        scanner: Option<DetachScanner>,
+        detached: CancellationToken,
+    ) -> (Self, mpsc::Receiver<Input>) {
         let (to_process, from_client) = mpsc::channel(QUEUE);
-        (Self { to_process, scanner }, from_client)
+        (Self { to_process, scanner, detached }, from_client)
     }
 
     /// Passes bytes on; waits while the process does not read.
@@ -56,7 +62,11 @@ impl AttachInput {
         if !data.is_empty() && self.to_process.send(Input::Data(data)).await.is_err() {
             return Ok(InputState::Closed);
         }
-        Ok(if detached { InputState::Detached } else { InputState::Open })
+        if detached {
+            self.detached.cancel();
+            return Ok(InputState::Detached);
+        }
+        Ok(InputState::Open)
     }
 
     /// The client will write no more: the process reads an end of file, if its input may be closed.

@@ -1,0 +1,220 @@
+//! Making a container: check, merge with the image, snapshot, volumes, record.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use shoal_proto::error::{ErrorKind, Failure, chain};
+
+use super::instance::Container;
+use super::lifecycle::State;
+use super::record::{MountKind, MountRecord, Record};
+use super::{files, merge, mounts, names, network, validate};
+use crate::engine::{Inner, volumes};
+use crate::image::ImageRecord;
+use crate::model::{CreateRequest, CreateResponse, VolumeCreate};
+use crate::snapshot::PrepareOptions;
+
+/// How often a free name is looked for.
+const NAME_TRIES: u32 = 12;
+
+/// Makes a container.
+#[tracing::instrument(level = "debug", skip_all)]
+pub(crate) async fn create(
+    inner: &Arc<Inner>,
+    name: Option<String>,
+    request: CreateRequest,
+) -> Result<CreateResponse, Failure> {
+    if request.config.image.is_empty() {
+        return Err(Failure::invalid("no image was given: config cannot be empty in order to create a container"));
+    }
+    let image = inner.images.resolve(&request.config.image)?;
+    let mut warnings = Vec::new();
+    if let Some(warning) = platform_warning(&request.platform, &image) {
+        warnings.push(warning);
+    }
+    let id = inner.new_id();
+    let (record, more) = plan(inner, &id, request, &image)?;
+    warnings.extend(more);
+    let name = reserve(inner, name.filter(|name| !name.is_empty()), &id)?;
+    let record = Record { name: name.clone(), ..record };
+    let made = {
+        let inner = Arc::clone(inner);
+        tokio::task::spawn_blocking(move || make(&inner, record)).await
+    };
+    match made.map_err(|error| Failure::internal(&error)).and_then(|made| made) {
+        Ok(container) => {
+            inner.containers.insert(&id, Arc::clone(&container));
+            super::tell(inner, &container, "create", &[]);
+            Ok(CreateResponse { id, warnings })
+        }
+        Err(failure) => {
+            inner.containers.release(&name, &id);
+            Err(failure)
+        }
+    }
+}
+
+fn platform_warning(wanted: &str, image: &ImageRecord) -> Option<String> {
+    let mut parts = wanted.split('/');
+    let (os, architecture) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let differs = (!os.is_empty() && !image.os.is_empty() && os != image.os)
+        || (!architecture.is_empty() && !image.architecture.is_empty() && architecture != image.architecture);
+    differs.then(|| {
+        format!(
+            "The requested image's platform ({}/{}) does not match the detected host platform ({wanted}) and no specific \
+             platform was requested",
+            image.os, image.architecture
+        )
+    })
+}
+
+/// The record of the container to be, without its name. Pure but for looks at other containers and the host's files.
+fn plan(
+    inner: &Arc<Inner>,
+    id: &str,
+    request: CreateRequest,
+    image: &ImageRecord,
+) -> Result<(Record, Vec<String>), Failure> {
+    let CreateRequest { config, mut host_config, networking_config, internal, .. } = request;
+    validate::config(&config)?;
+    let warnings = validate::host_config(&inner.options, &config, &host_config)?;
+    let mut config = merge::merge(config, &image.config)?;
+    validate::fill_in(&inner.options, &mut host_config);
+    let inherited = inherited(inner, host_config.volumes_from.as_deref().unwrap_or_default())?;
+    let mounts = mounts::plan(&config, &host_config, inherited)?;
+    if config.hostname.is_empty() && !host_config.network_mode.starts_with("container:") {
+        let of_host = host_config.network_mode == "host" || host_config.uts_mode == "host";
+        config.hostname = if of_host { inner.options.hostname.clone() } else { id[..12].to_owned() };
+    }
+    let on_cluster: Vec<_> = internal.attachments.iter().map(|one| one.network_name.clone()).collect();
+    let networks =
+        network::initial(&host_config.network_mode, config.network_disabled, &networking_config, &on_cluster)?;
+    let (path, args) = merge::command_line(&config);
+    let record = Record {
+        id: id.to_owned(),
+        name: String::new(),
+        created: inner.now(),
+        image: image.id,
+        layers: image.layers.clone(),
+        path,
+        args,
+        config,
+        host_config,
+        networks,
+        ports: Default::default(),
+        mounts,
+        internal,
+        files: Vec::new(),
+        state: State::default(),
+    };
+    Ok((record, warnings))
+}
+
+fn inherited(inner: &Arc<Inner>, from: &[String]) -> Result<Vec<MountRecord>, Failure> {
+    let mut all = Vec::new();
+    for entry in from {
+        let (reference, mode) = entry.split_once(':').unwrap_or((entry, ""));
+        let other = inner.containers.find(reference)?;
+        let mounts = other.record().mounts.clone();
+        all.extend(mounts::inherit(&mounts, mode)?);
+    }
+    Ok(all)
+}
+
+fn reserve(inner: &Arc<Inner>, name: Option<String>, id: &str) -> Result<String, Failure> {
+    if let Some(name) = name {
+        let name = name.strip_prefix('/').unwrap_or(&name).to_owned();
+        return inner.containers.reserve(&name, id).map(|()| name);
+    }
+    for tries in 0..NAME_TRIES {
+        let name = names::generate(&inner.entropy, tries);
+        if inner.containers.reserve(&name, id).is_ok() {
+            return Ok(name);
+        }
+    }
+    // Ids are unique, so this one is free unless somebody wanted to annoy.
+    let name = format!("container_{}", &id[..12]);
+    inner.containers.reserve(&name, id).map(|()| name)
+}
+
+/// Everything of a creation that touches the disk. Undoes itself when it fails. Blocks.
+fn make(inner: &Arc<Inner>, mut record: Record) -> Result<Arc<Container>, Failure> {
+    let mut undo = Undo { inner, id: record.id.clone(), volumes: Vec::new(), armed: true };
+    let folder = inner.container_folder(&record.id);
+    std::fs::DirBuilder::new()
+        .mode(0o710)
+        .create(&folder)
+        .map_err(|error| Failure::new(ErrorKind::Internal, format!("cannot make {}: {}", folder.display(), chain(&error))))?;
+    let options = PrepareOptions { volatile: record.host_config.auto_remove };
+    inner.snapshots.prepare(&record.id, &record.layers, options)?;
+    make_volumes(inner, &mut record, &mut undo.volumes)?;
+    let files = std::mem::take(&mut record.internal.files);
+    record.files = files::place(&inner.files_folder(&record.id), &files)?;
+    record.save(&folder).map_err(|error| Failure::internal(&error))?;
+    undo.armed = false;
+    drop(undo);
+    Ok(Container::new(record, folder))
+}
+
+/// Removes what a failed creation has made.
+struct Undo<'a> {
+    inner: &'a Arc<Inner>,
+    id: String,
+    volumes: Vec<String>,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        files::remove(&self.inner.files_folder(&self.id));
+        if let Err(failure) = self.inner.snapshots.remove(&self.id) {
+            tracing::warn!(container = self.id, error = failure.message, "cannot remove a snapshot");
+        }
+        for volume in &self.volumes {
+            if let Err(failure) = volumes::remove(self.inner, volume, true) {
+                tracing::warn!(volume, error = failure.message, "cannot remove a volume");
+            }
+        }
+        super::remove::remove_folder(&self.inner.container_folder(&self.id));
+    }
+}
+
+/// Makes the volumes that do not exist, and fills empty ones from the image.
+fn make_volumes(inner: &Arc<Inner>, record: &mut Record, made: &mut Vec<String>) -> Result<(), Failure> {
+    let id = record.id.clone();
+    for mount in record.mounts.iter_mut().filter(|mount| mount.kind == MountKind::Volume) {
+        let existed = !mount.volume.is_empty() && inner.volumes.inspect(&mount.volume).is_ok();
+        let volume = volumes::create(
+            inner,
+            VolumeCreate {
+                name: mount.volume.clone(),
+                driver: mount.driver.clone(),
+                driver_opts: mount.volume_options.clone(),
+                labels: mount.volume_labels.clone(),
+            },
+        )?;
+        if !existed {
+            made.push(volume.name.clone());
+        }
+        (mount.volume, mount.source, mount.driver) = (volume.name, volume.mountpoint, volume.driver);
+        if !mount.no_copy && mount.subpath.is_empty() {
+            fill_volume(inner, &id, mount)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill_volume(inner: &Arc<Inner>, id: &str, mount: &MountRecord) -> Result<(), Failure> {
+    let directory = inner.volumes.mount(&mount.volume, id)?;
+    let empty = std::fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_none());
+    let filled = match empty {
+        true => inner.snapshots.copy_up(id, Path::new(&mount.destination), &directory),
+        false => Ok(()),
+    };
+    let unmounted = inner.volumes.unmount(&mount.volume, id);
+    filled.and(unmounted)
+}

@@ -1,0 +1,165 @@
+//! One container in memory: its record, its process, and who waits for it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shoal_proto::error::Failure;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::lifecycle::{self, Command, Input, Phase, Refusal};
+use super::record::Record;
+use super::streams::WaitingClient;
+use crate::health::HealthState;
+use crate::shim::client::Shim;
+
+/// Log file of a container, in its folder.
+pub(crate) fn log_name(id: &str) -> String {
+    format!("{id}-json.log")
+}
+
+/// What others wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Progress {
+    pub(crate) phase: Phase,
+    /// Ends since this daemon knows the container, failed starts included.
+    pub(crate) ends: u64,
+    pub(crate) exit_code: i32,
+    pub(crate) error: String,
+    pub(crate) removed: bool,
+}
+
+/// One container.
+///
+/// Locks: `operation` is held across a start, an end, a removal and other changes of its life, and serialises them; the
+/// others are held for a look only, never across an await.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) operation: tokio::sync::Mutex<()>,
+    record: Mutex<Record>,
+    saving: Mutex<()>,
+    progress: watch::Sender<Progress>,
+    shim: Mutex<Option<Shim>>,
+    pub(crate) waiting_clients: Mutex<Vec<WaitingClient>>,
+    pub(crate) execs: Mutex<BTreeSet<String>>,
+    pub(crate) health: Mutex<HealthState>,
+    restart_timer: Mutex<Option<CancellationToken>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Container {
+    pub(crate) fn new(record: Record, folder: PathBuf) -> Arc<Self> {
+        let progress = Progress {
+            phase: record.state.phase,
+            exit_code: record.state.exit_code,
+            error: record.state.error.clone(),
+            ..Progress::default()
+        };
+        Arc::new(Self {
+            id: record.id.clone(),
+            folder,
+            operation: tokio::sync::Mutex::new(()),
+            record: Mutex::new(record),
+            saving: Mutex::new(()),
+            progress: watch::Sender::new(progress),
+            shim: Mutex::new(None),
+            waiting_clients: Mutex::default(),
+            execs: Mutex::default(),
+            health: Mutex::default(),
+            restart_timer: Mutex::new(None),
+        })
+    }
+
+    /// The record. Look and let go.
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        locked(&self.record)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.record().state.phase
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.record().name.clone()
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.folder.join(log_name(&self.id))
+    }
+
+    /// Takes a step. Who waits is told by [`Self::tell`], once what follows is done.
+    pub(crate) fn step(&self, input: Input) -> Result<Vec<Command>, Refusal> {
+        let mut record = self.record();
+        let (state, commands) = lifecycle::step(&record.state, record.wishes(), input)?;
+        record.state = state;
+        Ok(commands)
+    }
+
+    /// Writes the record as it is now.
+    pub(crate) fn save(&self) {
+        let _one_at_a_time = locked(&self.saving);
+        let record = self.record().clone();
+        if let Err(error) = record.save(&self.folder) {
+            tracing::error!(container = %self.id, folder = %self.folder.display(), %error, "cannot save the container");
+        }
+    }
+
+    /// Tells those who wait. `ended` when a run has ended or a start failed.
+    pub(crate) fn tell(&self, ended: bool) {
+        let (phase, exit_code, error) = {
+            let record = self.record();
+            (record.state.phase, record.state.exit_code, record.state.error.clone())
+        };
+        self.progress.send_modify(|progress| {
+            (progress.phase, progress.exit_code, progress.error) = (phase, exit_code, error);
+            progress.ends += u64::from(ended);
+        });
+    }
+
+    /// Tells those who wait that it is gone.
+    pub(crate) fn tell_removed(&self) {
+        self.progress.send_modify(|progress| progress.removed = true);
+    }
+
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Returns when it has no process any more, or is gone.
+    pub(crate) async fn ended(&self) {
+        let mut progress = self.progress();
+        // The sender lives in `self`.
+        let _never_closed = progress.wait_for(|progress| progress.removed || !progress.phase.has_process()).await;
+    }
+
+    pub(crate) fn shim(&self) -> Option<Shim> {
+        locked(&self.shim).clone()
+    }
+
+    pub(crate) fn set_shim(&self, shim: Option<Shim>) {
+        *locked(&self.shim) = shim;
+    }
+
+    /// The shim of a container that runs and is not frozen.
+    ///
+    /// # Errors
+    /// It does not run. The text is dockerd's.
+    pub(crate) fn running_shim(&self) -> Result<Shim, Failure> {
+        let running = self.phase().has_process();
+        let shim = if running { self.shim() } else { None };
+        shim.ok_or_else(|| Failure::conflict(format!("container {} is not running", self.id)))
+    }
+
+    /// Replaces the timer of the next restart; the one before is cancelled.
+    pub(crate) fn set_restart_timer(&self, timer: Option<CancellationToken>) {
+        if let Some(before) = std::mem::replace(&mut *locked(&self.restart_timer), timer) {
+            before.cancel();
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! From a record to a process: what the shim is told, and what must be there before.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use shoal_proto::error::{ErrorKind, Failure, chain};
+
+use shoal_engine_sys::fs::Directory;
+
+use super::instance::Container;
+use super::lifecycle::Phase;
+use super::record::{MountKind, MountRecord, Record};
+use super::{files, signal, spec_input, validate};
+use crate::cgroup::Cgroup;
+use crate::engine::Inner;
+use crate::model::{ExecCreate, HostConfig};
+use crate::options::BUILTIN_RUNTIME;
+use crate::runtime::spec;
+use crate::runtime::user::{self, ContainerUser};
+use crate::shim::client::{Shim, ShimError};
+use crate::shim::config::{BUNDLE_FILE, ExecConfig, LogSink, RuntimeKind, SPEC_FILE, ShimConfig, WindowSize};
+use crate::shim::protocol::{FailureKind, RuntimeFailure};
+use crate::snapshot::RootfsMount;
+
+/// How long killed processes may take to go.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Resolved users kept.
+const USERS_KEPT: usize = 1_000;
+
+/// Why a start failed, and the exit status that Docker gives it.
+#[derive(Debug)]
+pub(crate) struct LaunchError {
+    pub(crate) failure: Failure,
+    pub(crate) exit_code: i32,
+}
+
+impl From<Failure> for LaunchError {
+    fn from(failure: Failure) -> Self {
+        Self { failure, exit_code: 128 }
+    }
+}
+
+impl From<ShimError> for LaunchError {
+    fn from(error: ShimError) -> Self {
+        let exit_code = error.exit_code();
+        // As dockerd: a program that cannot be run is the user's mistake.
+        let kind = if matches!(exit_code, 126 | 127) { ErrorKind::InvalidArgument } else { ErrorKind::Internal };
+        let message = format!(
+            "failed to create task for container: failed to create shim task: OCI runtime create failed: {}",
+            chain(&error)
+        );
+        Self { failure: Failure::new(kind, message), exit_code }
+    }
+}
+
+/// The container's cgroup, below the root of each hierarchy.
+pub(crate) fn cgroup(inner: &Inner, container: &Container) -> String {
+    cgroup_of(inner, &container.record())
+}
+
+pub(super) fn cgroup_of(inner: &Inner, record: &Record) -> String {
+    let asked = record.host_config.cgroup_parent.as_str();
+    let parent = if asked.is_empty() { inner.options.cgroup_parent.as_str() } else { asked };
+    format!("/{}/{}", parent.trim_matches('/'), record.id)
+}
+
+/// A mount with its source on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ResolvedMount {
+    pub(crate) source: PathBuf,
+    pub(crate) record: MountRecord,
+}
+
+/// What of a start was prepared on the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) mounts: Vec<ResolvedMount>,
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// Who the process runs as.
+    pub(crate) user: ContainerUser,
+    /// The root file system.
+    pub(crate) rootfs: Option<RootfsMount>,
+}
+
+/// Everything of a start that touches the disk before the shim does. Blocks.
+pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Disk, Failure> {
+    let record = container.record().clone();
+    files::prepare(&record, &container.folder)?;
+    let rootfs = inner.snapshots.describe(&record.id)?;
+    let mut disk = Disk { user: user_of(inner, container, &record)?, rootfs: Some(rootfs), ..Disk::default() };
+    for mount in &record.mounts {
+        let source = match mount.kind {
+            MountKind::Volume => volume_source(inner, &record.id, mount)?,
+            MountKind::Bind => bind_source(mount)?,
+            MountKind::Tmpfs => PathBuf::new(),
+        };
+        disk.mounts.push(ResolvedMount { source, record: mount.clone() });
+    }
+    disk.files = files::mounts(inner, container).into_iter().map(|(path, target)| (path, target.to_owned())).collect();
+    let secrets = inner.files_folder(&record.id);
+    for file in &record.files {
+        let source = secrets.join(&file.name);
+        if !source.exists() {
+            return Err(Failure::conflict(format!(
+                "the secret or config for {} is gone with the machine's last restart: create the container again",
+                file.target
+            )));
+        }
+        disk.files.push((source, file.target.clone()));
+    }
+    Ok(disk)
+}
+
+fn volume_source(inner: &Arc<Inner>, id: &str, mount: &MountRecord) -> Result<PathBuf, Failure> {
+    let root = inner.volumes.mount(&mount.volume, id)?;
+    let attributes = [
+        ("container", id.to_owned()),
+        ("destination", mount.destination.clone()),
+        ("driver", mount.driver.clone()),
+        ("propagation", mount.propagation.clone()),
+        ("read/write", mount.writable.to_string()),
+    ];
+    let attributes = attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    inner.events.publish("volume", "mount", &mount.volume, attributes);
+    if mount.subpath.is_empty() {
+        return Ok(root);
+    }
+    // Checked here so that a link in the volume cannot lead out of it.
+    let handle = inner.volumes.open_subpath(&mount.volume, Path::new(&mount.subpath))?;
+    shoal_engine_sys::fs::real_path(&handle).map_err(|error| Failure::internal(&error))
+}
+
+fn bind_source(mount: &MountRecord) -> Result<PathBuf, Failure> {
+    let source = PathBuf::from(&mount.source);
+    if source.exists() {
+        return Ok(source);
+    }
+    if !mount.create_source {
+        return Err(Failure::invalid(format!(
+            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+            mount.source
+        )));
+    }
+    std::fs::create_dir_all(&source).map_err(|error| {
+        Failure::new(
+            ErrorKind::Internal,
+            format!("error while creating mount source path '{}': {}", mount.source, chain(&error)),
+        )
+    })?;
+    Ok(source)
+}
+
+/// Gives back what [`prepare_disk`] took. Goes on after failures. Blocks.
+pub(crate) fn release_disk(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let volumes: Vec<_> = {
+        let record = container.record();
+        record.mounts.iter().filter(|mount| mount.kind == MountKind::Volume).map(|mount| mount.volume.clone()).collect()
+    };
+    for volume in volumes {
+        match inner.volumes.unmount(&volume, &container.id) {
+            Ok(()) => {
+                let attributes = [("container", container.id.clone()), ("driver", "local".to_owned())];
+                let attributes = attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                inner.events.publish("volume", "unmount", &volume, attributes);
+            }
+            Err(failure) => {
+                tracing::warn!(container = %container.id, volume, error = failure.message, "cannot unmount a volume");
+            }
+        }
+    }
+}
+
+fn runtime_of(inner: &Inner, name: &str) -> Result<RuntimeKind, Failure> {
+    if name.is_empty() || name == BUILTIN_RUNTIME {
+        return Ok(RuntimeKind::Builtin);
+    }
+    let path = inner.options.runtimes.get(name);
+    let path = path.ok_or_else(|| Failure::invalid(format!("unknown or invalid runtime name: {name}")))?;
+    Ok(RuntimeKind::Binary { path: path.clone(), args: Vec::new() })
+}
+
+fn log_sink(record: &Record, log_path: PathBuf) -> Result<LogSink, Failure> {
+    let log = &record.host_config.log_config;
+    if log.kind == "none" {
+        return Ok(LogSink::None);
+    }
+    Ok(LogSink::JsonFile {
+        path: log_path,
+        max_size_bytes: validate::log_size(log)?,
+        max_file: validate::log_files(log)?,
+        attributes: log_attributes(record),
+    })
+}
+
+/// Labels and variables that the log options name, and the tag.
+fn log_attributes(record: &Record) -> Vec<(String, String)> {
+    let options = &record.host_config.log_config.config;
+    let names = |option: &str| -> Vec<String> {
+        options.get(option).map(|list| list.split(',').map(|name| name.trim().to_owned()).collect()).unwrap_or_default()
+    };
+    let mut attributes = Vec::new();
+    for label in names("labels") {
+        if let Some(value) = record.config.labels.get(&label) {
+            attributes.push((label, value.clone()));
+        }
+    }
+    for wanted in names("env") {
+        let value = record.config.env.iter().flatten().find_map(|entry| entry.strip_prefix(&format!("{wanted}=")));
+        if let Some(value) = value {
+            attributes.push((wanted, value.to_owned()));
+        }
+    }
+    if let Some(tag) = options.get("tag") {
+        attributes.push(("tag".to_owned(), tag.replace("{{.ID}}", &record.id[..12]).replace("{{.Name}}", &record.name)));
+    }
+    attributes.sort();
+    attributes
+}
+
+/// The terminal's size; none when a side is zero.
+fn console_size([rows, columns]: [u32; 2]) -> Option<WindowSize> {
+    let (rows, columns) = (u16::try_from(rows).ok()?, u16::try_from(columns).ok()?);
+    (rows > 0 && columns > 0).then_some(WindowSize { columns, rows })
+}
+
+/// Who a container's process runs as. Its files decide, which the container may have changed when it ran before.
+fn user_of(inner: &Arc<Inner>, container: &Arc<Container>, record: &Record) -> Result<ContainerUser, Failure> {
+    let groups = record.host_config.group_add.clone().unwrap_or_default();
+    let fresh = record.state.started_at.0 == 0 && container.phase() == Phase::Created;
+    let key = (record.image, record.config.user.clone(), groups);
+    if fresh && let Some(known) = inner.users.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return Ok(known.clone());
+    }
+    let root = Directory::from(inner.snapshots.open_root(&record.id)?);
+    let found = user::resolve(&root, &key.1, &key.2).map_err(|error| Failure::invalid(chain(&error)))?;
+    if fresh {
+        let mut users = inner.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.len() >= USERS_KEPT {
+            users.clear();
+        }
+        users.insert(key, found.clone());
+    }
+    Ok(found)
+}
+
+/// Creates a container's process, which waits before its program.
+#[tracing::instrument(level = "debug", skip_all)]
+pub(crate) async fn spawn(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    record: &Record,
+    namespace: Option<PathBuf>,
+    disk: Disk,
+) -> Result<Shim, LaunchError> {
+    let missing = || Failure::new(ErrorKind::Internal, "the container has no root file system");
+    let rootfs = disk.rootfs.clone().ok_or_else(missing)?;
+    let input = spec_input::describe(inner, record, &disk, namespace, rootfs.target.clone(), disk.user.clone())?;
+    let built = spec::build(&input).map_err(|error| Failure::invalid(chain(&error)))?;
+    let config = ShimConfig {
+        id: record.id.clone(),
+        runtime: runtime_of(inner, &record.host_config.runtime)?,
+        terminal: record.config.tty,
+        console_size: console_size(record.host_config.console_size),
+        open_stdin: record.config.open_stdin,
+        stdin_once: record.config.stdin_once,
+        log: log_sink(record, container.log_path())?,
+        rootfs: Some(rootfs),
+        cgroup: input.cgroup.clone(),
+    };
+    let folder = inner.shim_folder(&record.id);
+    let shim = Shim::spawn(&inner.shim_program, &folder, &config, &built.spec, built.seccomp.as_deref()).await?;
+    Ok(shim)
+}
+
+/// Ends a shim and what it runs, whatever state it is in.
+pub(crate) async fn destroy(shim: &Shim) {
+    if let Err(error) = shim.signal(signal::KILL, true).await {
+        tracing::debug!(shim = %shim.dir().display(), %error, "nothing to kill");
+    }
+    match tokio::time::timeout(PATIENCE, shim.wait()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(shim = %shim.dir().display(), %error, "the shim was gone already"),
+        Err(_) => tracing::warn!(shim = %shim.dir().display(), "a killed container does not end"),
+    }
+}
+
+/// Ends what a shim ran that is gone itself. Only processes in the cgroup named in the shim's own folder are touched.
+pub(crate) async fn destroy_without_shim(folder: PathBuf) {
+    let Ok(bytes) = std::fs::read(folder.join(BUNDLE_FILE)) else { return };
+    let Ok(config) = serde_json::from_slice::<ShimConfig>(&bytes) else { return };
+    let ended = tokio::task::spawn_blocking(move || {
+        let cgroup = Cgroup::open(&config.cgroup)?;
+        cgroup.signal_all(signal::KILL);
+        cgroup.remove()
+    });
+    match ended.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(folder = %folder.display(), %error, "cannot clean up after a lost shim"),
+        Err(error) => tracing::error!(folder = %folder.display(), %error, "cleaning up after a lost shim failed"),
+    }
+}
+
+/// Starts the shim of an exec.
+pub(crate) async fn spawn_exec(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    id: &str,
+    config: &ExecCreate,
+    console_size: Option<WindowSize>,
+) -> Result<Shim, ShimError> {
+    let refuse = |message: String| ShimError::Runtime(RuntimeFailure::new(FailureKind::Other, message));
+    let record = container.record().clone();
+    let folder = inner.shim_folder(&record.id);
+    let (reader, wanted) = (folder.clone(), config.clone());
+    let process = tokio::task::spawn_blocking(move || exec_process(&reader, &record, &wanted)).await;
+    let process = process.map_err(|error| refuse(error.to_string()))?.map_err(refuse)?;
+    let config = ExecConfig {
+        id: id.to_owned(),
+        container_dir: folder,
+        process,
+        console_size,
+        open_stdin: config.attach_stdin,
+        privileged: config.privileged,
+    };
+    Shim::spawn_exec(&inner.shim_program, &inner.exec_folder(id), &config).await
+}
+
+/// The process of an exec. Blocks.
+fn exec_process(
+    folder: &Path,
+    record: &Record,
+    config: &ExecCreate,
+) -> Result<oci_spec::runtime::Process, String> {
+    let bytes = std::fs::read(folder.join(SPEC_FILE)).map_err(|error| chain(&error))?;
+    let container: oci_spec::runtime::Spec = serde_json::from_slice(&bytes).map_err(|error| chain(&error))?;
+    let name = if config.user.is_empty() { &record.config.user } else { &config.user };
+    let groups = record.host_config.group_add.clone().unwrap_or_default();
+    // The container's own view, with what is mounted in it.
+    let root = PathBuf::from(format!("/proc/{}/root", record.state.pid));
+    let user = user::resolve_at(&root, name, &groups).map_err(|error| chain(&error))?;
+    let mut seen = record.clone();
+    seen.config.tty = config.tty;
+    let mut environment = spec_input::environment(&seen);
+    spec_input::overlay(&mut environment, config.env.as_deref().unwrap_or_default());
+    let directory = if config.working_dir.is_empty() { &record.config.working_dir } else { &config.working_dir };
+    let command = config.cmd.as_deref().unwrap_or_default();
+    let privileged = config.privileged || record.host_config.privileged;
+    spec::exec_process(&container, command, &environment, directory, &user, (config.tty, privileged))
+        .map_err(|error| chain(&error))
+}
+
+/// Sets the limits of a running container.
+pub(crate) async fn apply_limits(inner: &Arc<Inner>, container: &Arc<Container>, host: &HostConfig) -> Result<(), String> {
+    let limits = spec_input::limits(host).map_err(|failure| failure.message)?;
+    let cgroup = cgroup(inner, container);
+    let applied = tokio::task::spawn_blocking(move || crate::cgroup::update(&cgroup, &limits));
+    applied.await.map_err(|error| chain(&error))?.map_err(|error| chain(&error))
+}

@@ -1,0 +1,336 @@
+//! Mounts: from `-v`, `--mount`, `--volumes-from` and the image's volumes to one list.
+
+use std::path::{Component, Path, PathBuf};
+
+use shoal_proto::error::Failure;
+
+use super::record::{MountKind, MountRecord};
+use crate::model::{ContainerConfig, HostConfig, Mount};
+
+const PROPAGATIONS: &[&str] = &["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+
+/// All mounts of a container, in the order of their destinations, parents first. `inherited` are those of
+/// `--volumes-from`. Volumes without a name are still without one: see [`MountRecord::anonymous`].
+///
+/// # Errors
+/// When one of them is wrong, or two have the same destination.
+pub fn plan(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    inherited: Vec<MountRecord>,
+) -> Result<Vec<MountRecord>, Failure> {
+    let mut mounts: Vec<MountRecord> = Vec::new();
+    let mut asked: Vec<MountRecord> = Vec::new();
+    for bind in host.binds.iter().flatten() {
+        asked.push(parse_bind(bind, &host.volume_driver)?);
+    }
+    for mount in host.mounts.iter().flatten() {
+        asked.push(from_mount(mount)?);
+    }
+    let tmpfs = host.tmpfs.iter().flatten().map(|(path, _)| path);
+    for (index, mount) in asked.iter().enumerate() {
+        let twice = asked[..index].iter().any(|other| other.destination == mount.destination)
+            || tmpfs.clone().any(|path| clean(path) == mount.destination);
+        if twice {
+            return Err(Failure::invalid(format!("Duplicate mount point: {}", mount.destination)));
+        }
+    }
+    // What was asked for by name wins over what is inherited, and both over the image's.
+    mounts.extend(inherited.into_iter().filter(|old| asked.iter().all(|new| new.destination != old.destination)));
+    mounts.extend(asked);
+    for path in config.volumes.iter().flatten().map(|(path, _)| path) {
+        let destination = absolute(path)?;
+        let taken = mounts.iter().any(|mount| mount.destination == destination)
+            || tmpfs.clone().any(|path| clean(path) == destination);
+        if !taken {
+            let mut mount = MountRecord::new(MountKind::Volume, "", destination);
+            (mount.anonymous, mount.driver) = (true, driver_or_local(&host.volume_driver));
+            mounts.push(mount);
+        }
+    }
+    mounts.sort_by_cached_key(|mount| (mount.destination.matches('/').count(), mount.destination.clone()));
+    Ok(mounts)
+}
+
+/// The mounts that `--volumes-from` takes over from another container.
+///
+/// # Errors
+/// When the mode is neither `ro` nor `rw`.
+pub fn inherit(from: &[MountRecord], mode: &str) -> Result<Vec<MountRecord>, Failure> {
+    let read_only = match mode {
+        "" | "rw" | "z" | "Z" => false,
+        "ro" => true,
+        other => return Err(Failure::invalid(format!("invalid mode for volumes-from: {other}"))),
+    };
+    let mut mounts: Vec<_> = from.iter().filter(|mount| mount.kind != MountKind::Tmpfs).cloned().collect();
+    for mount in &mut mounts {
+        mount.writable &= !read_only;
+        // The container that made it removes it.
+        mount.anonymous = false;
+    }
+    Ok(mounts)
+}
+
+fn parse_bind(text: &str, volume_driver: &str) -> Result<MountRecord, Failure> {
+    let invalid = || Failure::invalid(format!("invalid volume specification: '{text}'"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, mode) = match parts[..] {
+        // A path alone is an anonymous volume.
+        [destination] => ("", destination, ""),
+        [source, destination] if is_mode(destination) && source.starts_with('/') => ("", source, destination),
+        [source, destination] => (source, destination, ""),
+        [source, destination, mode] => (source, destination, mode),
+        _ => return Err(invalid()),
+    };
+    if destination.is_empty() || (source.is_empty() && parts.len() > 2) {
+        return Err(invalid());
+    }
+    let destination = absolute(destination)?;
+    let kind = if source.starts_with('/') { MountKind::Bind } else { MountKind::Volume };
+    let mut mount = MountRecord::new(kind, "", destination);
+    mode.clone_into(&mut mount.mode);
+    for option in mode.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => mount.writable = false,
+            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" if kind == MountKind::Volume => mount.no_copy = true,
+            other if kind == MountKind::Bind && PROPAGATIONS.contains(&other) => other.clone_into(&mut mount.propagation),
+            _ => return Err(Failure::invalid(format!("invalid mode: {mode}"))),
+        }
+    }
+    if kind == MountKind::Bind {
+        mount.source = clean(source);
+        mount.create_source = true;
+        if mount.propagation.is_empty() {
+            "rprivate".clone_into(&mut mount.propagation);
+        }
+        return Ok(mount);
+    }
+    if mount.mode.is_empty() {
+        // As dockerd shows it.
+        "z".clone_into(&mut mount.mode);
+    }
+    mount.driver = driver_or_local(volume_driver);
+    if source.is_empty() {
+        mount.anonymous = true;
+        mount.mode.clear();
+        return Ok(mount);
+    }
+    check_volume_name(source)?;
+    source.clone_into(&mut mount.volume);
+    Ok(mount)
+}
+
+fn is_mode(text: &str) -> bool {
+    text.split(',').all(|option| {
+        matches!(option, "ro" | "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent")
+            || PROPAGATIONS.contains(&option)
+    })
+}
+
+fn check_volume_name(name: &str) -> Result<(), Failure> {
+    if super::names::is_valid(name) {
+        return Ok(());
+    }
+    Err(Failure::invalid(format!(
+        "\"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If \
+         you intended to pass a host directory, use absolute path"
+    )))
+}
+
+fn driver_or_local(driver: &str) -> String {
+    if driver.is_empty() { "local".to_owned() } else { driver.to_owned() }
+}
+
+fn from_mount(mount: &Mount) -> Result<MountRecord, Failure> {
+    let wrong = |what: &str| Failure::invalid(format!("invalid mount config for type \"{}\": {what}", mount.kind));
+    if mount.target.is_empty() {
+        return Err(wrong("field Target must not be empty"));
+    }
+    let destination = absolute(&mount.target)?;
+    let mut record = match mount.kind.as_str() {
+        "bind" => from_bind(mount, destination, &wrong)?,
+        "volume" => from_volume(mount, destination, &wrong)?,
+        "tmpfs" => from_tmpfs(mount, destination, &wrong)?,
+        "" => return Err(Failure::invalid("mount type unknown: \"\"")),
+        other => return Err(Failure::invalid(format!("mount type unknown: \"{other}\""))),
+    };
+    record.writable = !mount.read_only;
+    Ok(record)
+}
+
+fn from_bind(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure) -> Result<MountRecord, Failure> {
+    if mount.volume_options.is_some() {
+        return Err(wrong("VolumeOptions must not be specified"));
+    }
+    if mount.source.is_empty() {
+        return Err(wrong("field Source must not be empty"));
+    }
+    if !mount.source.starts_with('/') {
+        return Err(wrong(&format!("invalid mount path: '{}' mount path must be absolute", mount.source)));
+    }
+    let mut record = MountRecord::new(MountKind::Bind, clean(&mount.source), destination);
+    let options = mount.bind_options.clone().unwrap_or_default();
+    record.propagation = if options.propagation.is_empty() { "rprivate".to_owned() } else { options.propagation };
+    if !PROPAGATIONS.contains(&record.propagation.as_str()) {
+        return Err(wrong(&format!("invalid propagation mode: {}", record.propagation)));
+    }
+    (record.non_recursive, record.create_source) = (options.non_recursive, options.create_mountpoint);
+    if !record.create_source && !Path::new(&record.source).exists() {
+        return Err(wrong(&format!("bind source path does not exist: {}", record.source)));
+    }
+    Ok(record)
+}
+
+fn from_volume(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure) -> Result<MountRecord, Failure> {
+    if mount.bind_options.is_some() {
+        return Err(wrong("BindOptions must not be specified"));
+    }
+    let mut record = MountRecord::new(MountKind::Volume, "", destination);
+    let options = mount.volume_options.clone().unwrap_or_default();
+    "z".clone_into(&mut record.mode);
+    (record.no_copy, record.subpath, record.volume_labels) = (options.no_copy, options.subpath, options.labels);
+    let driver = options.driver_config.unwrap_or_default();
+    (record.driver, record.volume_options) = (driver_or_local(&driver.name), driver.options);
+    if Path::new(&record.subpath).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(wrong("subpath must be a relative path within the volume"));
+    }
+    if mount.source.is_empty() {
+        if !record.subpath.is_empty() {
+            return Err(wrong("must not set Subpath when using anonymous volumes"));
+        }
+        record.anonymous = true;
+    } else {
+        check_volume_name(&mount.source)?;
+        record.volume.clone_from(&mount.source);
+    }
+    Ok(record)
+}
+
+fn from_tmpfs(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure) -> Result<MountRecord, Failure> {
+    if !mount.source.is_empty() {
+        return Err(wrong("field Source must not be specified"));
+    }
+    let mut record = MountRecord::new(MountKind::Tmpfs, "", destination);
+    let options = mount.tmpfs_options.clone().unwrap_or_default();
+    if options.size_bytes > 0 {
+        record.tmpfs_options.push(format!("size={}", options.size_bytes));
+    }
+    if options.mode != 0 {
+        record.tmpfs_options.push(format!("mode={:o}", options.mode));
+    }
+    for option in options.options.iter().flatten() {
+        match &option[..] {
+            [name] => record.tmpfs_options.push(name.clone()),
+            [name, value] => record.tmpfs_options.push(format!("{name}={value}")),
+            _ => return Err(wrong("invalid option array length")),
+        }
+    }
+    Ok(record)
+}
+
+/// An absolute destination other than the root, cleaned.
+fn absolute(path: &str) -> Result<String, Failure> {
+    if !path.starts_with('/') {
+        return Err(Failure::invalid(format!("invalid mount path: '{path}' mount path must be absolute")));
+    }
+    let cleaned = clean(path);
+    if cleaned == "/" {
+        return Err(Failure::invalid("invalid specification: destination can't be '/'"));
+    }
+    Ok(cleaned)
+}
+
+/// Without `.`, `..`, doubled and trailing slashes, as Go's `path.Clean` of an absolute path.
+pub fn clean(path: &str) -> String {
+    let mut cleaned = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            _ => {}
+        }
+    }
+    cleaned.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{TmpfsOptions, VolumeOptions};
+
+    fn bind(text: &str) -> MountRecord {
+        parse_bind(text, "").unwrap_or_else(|failure| panic!("{text}: {failure}"))
+    }
+
+    #[test]
+    fn binds_are_read_as_docker_does() {
+        let mount = bind("/host/../a:/b/:ro,rshared");
+        assert_eq!((mount.source.as_str(), mount.destination.as_str()), ("/a", "/b"));
+        assert_eq!((mount.writable, mount.propagation.as_str(), mount.kind), (false, "rshared", MountKind::Bind));
+        let mount = bind("data:/d:nocopy");
+        assert_eq!((mount.volume.as_str(), mount.no_copy, mount.kind), ("data", true, MountKind::Volume));
+        assert!(bind("/only").anonymous);
+        assert_eq!(bind("vol:/data").mode, "z");
+    }
+
+    #[test]
+    fn wrong_binds_are_refused() {
+        for text in ["", "a:b:c:d", "x:/", "x:relative", ":/a:ro", "/a:/b:rw,what", "../a:/b", "v:/x:rshared"] {
+            assert!(parse_bind(text, "").is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn duplicates_are_refused_and_image_volumes_give_way() {
+        let config =
+            ContainerConfig { volumes: Some([("/data".into(), Default::default())].into()), ..Default::default() };
+        let host = |binds: &[&str]| HostConfig {
+            binds: Some(binds.iter().map(|bind| (*bind).to_owned()).collect()),
+            ..HostConfig::default()
+        };
+        let mounts = plan(&config, &host(&["v1:/data", "/tmp:/a/b/c", "w1:/a"]), Vec::new()).unwrap();
+        let order: Vec<_> = mounts.iter().map(|mount| mount.destination.as_str()).collect();
+        assert_eq!(order, ["/a", "/data", "/a/b/c"]);
+        assert!(!mounts[1].anonymous);
+        assert!(plan(&config, &host(&["v1:/x", "w1:/x"]), Vec::new()).is_err());
+        assert!(plan(&config, &host(&[]), Vec::new()).unwrap()[0].anonymous);
+    }
+
+    #[test]
+    fn mounts_are_checked_as_docker_does() {
+        let mount = |kind: &str, source: &str, target: &str| Mount {
+            kind: kind.to_owned(),
+            source: source.to_owned(),
+            target: target.to_owned(),
+            ..Mount::default()
+        };
+        for (mount, text) in [
+            (
+                mount("bind", "/does/not/exist", "/x"),
+                "invalid mount config for type \"bind\": bind source path does not exist: /does/not/exist",
+            ),
+            (mount("volume", "v", ""), "invalid mount config for type \"volume\": field Target must not be empty"),
+            (mount("tmpfs", "x", "/x"), "invalid mount config for type \"tmpfs\": field Source must not be specified"),
+            (mount("npipe", "", "/x"), "mount type unknown: \"npipe\""),
+        ] {
+            assert_eq!(from_mount(&mount).unwrap_err().message, text);
+        }
+        let mut tmpfs = mount("tmpfs", "", "/x");
+        tmpfs.tmpfs_options = Some(TmpfsOptions { size_bytes: 64, mode: 0o700, options: None });
+        assert_eq!(from_mount(&tmpfs).unwrap().tmpfs_options, ["size=64", "mode=700"]);
+        let mut volume = mount("volume", "v", "/x");
+        volume.volume_options = Some(VolumeOptions { subpath: "../up".to_owned(), ..VolumeOptions::default() });
+        assert!(from_mount(&volume).is_err());
+    }
+
+    #[test]
+    fn inherited_mounts_may_be_read_only() {
+        let from = vec![bind("v1:/data"), bind("/only")];
+        let mounts = inherit(&from, "ro").unwrap();
+        assert!(mounts.iter().all(|mount| !mount.writable && !mount.anonymous));
+        assert!(inherit(&from, "x").is_err());
+    }
+}

@@ -1,0 +1,447 @@
+//! A container's networks: from what was asked for to what it got.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use shoal_proto::error::Failure;
+
+use super::instance::Container;
+use super::ports;
+use super::record::Record;
+use crate::engine::Inner;
+use crate::model::{EndpointSettings, NetworkingConfig};
+use crate::network::{EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, SandboxOptions};
+
+/// Where a container's network is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// In a namespace of its own, on these networks in this order.
+    Own(Vec<String>),
+    /// The host's.
+    Host,
+    /// That of another container.
+    Shared(String),
+}
+
+/// The network that a mode names: `default` is the default bridge.
+fn network_of(mode: &str) -> &str {
+    match mode {
+        "" | "default" => "bridge",
+        other => other,
+    }
+}
+
+/// Where a container's network is.
+pub(crate) fn mode(record: &Record) -> Mode {
+    let mode = record.host_config.network_mode.as_str();
+    if let Some(other) = mode.strip_prefix("container:") {
+        return Mode::Shared(other.to_owned());
+    }
+    if mode == "host" {
+        return Mode::Host;
+    }
+    let primary = network_of(mode);
+    let mut networks: Vec<String> = Vec::new();
+    if record.networks.contains_key(primary) {
+        networks.push(primary.to_owned());
+    }
+    let cluster = |name: &str| record.internal.attachments.iter().any(|attachment| attachment.network_name == name);
+    networks.extend(record.networks.keys().filter(|name| *name != primary && !cluster(name)).cloned());
+    networks.retain(|name| !cluster(name));
+    Mode::Own(networks)
+}
+
+/// The networks of a new container, by name, with what was asked for on each.
+///
+/// # Errors
+/// When networks are asked for that the mode excludes.
+pub(crate) fn initial(
+    mode: &str,
+    disabled: bool,
+    networking: &NetworkingConfig,
+    on_cluster: &[String],
+) -> Result<BTreeMap<String, EndpointSettings>, Failure> {
+    let mut networks = BTreeMap::new();
+    if disabled || mode.starts_with("container:") {
+        return Ok(networks);
+    }
+    let mut asked = networking.endpoints_config.clone().unwrap_or_default();
+    if let Some(settings) = asked.remove("default") {
+        asked.insert("bridge".to_owned(), settings);
+    }
+    let exclusive = matches!(mode, "host" | "none");
+    if exclusive && asked.keys().any(|name| name != mode) {
+        return Err(Failure::conflict("container cannot be connected to network endpoints: host or none network mode"));
+    }
+    for (name, settings) in asked {
+        networks.insert(name, settings.unwrap_or_default());
+    }
+    for name in on_cluster {
+        networks.entry(name.clone()).or_default();
+    }
+    // A task on cluster networks gets its way out by the gateway bridge, not by the default bridge.
+    let implied = matches!(mode, "" | "default") && !on_cluster.is_empty();
+    if !implied {
+        networks.entry(network_of(mode).to_owned()).or_default();
+    }
+    for (name, settings) in &networks {
+        let wants_address = settings.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv4_address.is_empty());
+        if wants_address && matches!(name.as_str(), "bridge" | "host" | "none") {
+            return Err(Failure::invalid(
+                "invalid config for network bridge: user specified IP address is supported on user defined networks only",
+            ));
+        }
+        endpoint_options(settings, &[])?;
+    }
+    Ok(networks)
+}
+
+fn endpoint_options(settings: &EndpointSettings, names: &[&str]) -> Result<EndpointOptions, Failure> {
+    let wanted = settings.ipam_config.as_ref().map_or("", |ipam| ipam.ipv4_address.as_str());
+    let ip = match wanted {
+        "" => None,
+        text => {
+            let address: Result<Ipv4Addr, _> = text.parse();
+            Some(address.map_err(|_| Failure::invalid(format!("invalid IPv4 address: {text}")))?)
+        }
+    };
+    let mut aliases: Vec<String> = settings.aliases.clone().unwrap_or_default();
+    aliases.extend(names.iter().filter(|name| !name.is_empty()).map(|name| (*name).to_owned()));
+    Ok(EndpointOptions {
+        ip,
+        mac: (!settings.mac_address.is_empty()).then(|| settings.mac_address.clone()),
+        aliases,
+        gateway_priority: settings.gw_priority,
+        ..EndpointOptions::default()
+    })
+}
+
+/// Name servers and names of a container's namespace.
+pub(crate) fn sandbox_options(record: &Record) -> SandboxOptions {
+    let host = &record.host_config;
+    SandboxOptions {
+        name: record.name.clone(),
+        dns: host.dns.clone().unwrap_or_default(),
+        dns_search: host.dns_search.clone().unwrap_or_default(),
+        dns_options: host.dns_options.clone().unwrap_or_default(),
+    }
+}
+
+/// The namespace of a container that is about to start; `None` is the host's. Made here when it is its own.
+pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Option<PathBuf>, Failure> {
+    match mode(record) {
+        Mode::Host => Ok(None),
+        Mode::Own(_) => {
+            let sandbox = inner.networks.create_sandbox(&record.id, sandbox_options(record)).await?;
+            Ok(Some(sandbox.path))
+        }
+        Mode::Shared(other) => {
+            let other = inner.containers.find(&other)?;
+            if !other.phase().has_process() {
+                return Err(Failure::conflict(format!("cannot join network of a non running container: {}", other.id)));
+            }
+            if mode(&other.record()) == Mode::Host {
+                return Ok(None);
+            }
+            // Without a namespace to join there is no start: the host's would be the wrong one.
+            let missing = || Failure::conflict(format!("container {} has no network namespace to join", other.id));
+            inner.networks.sandbox(&other.id).map(|sandbox| Some(sandbox.path)).ok_or_else(missing)
+        }
+    }
+}
+
+/// The container whose namespace this one uses; itself mostly.
+pub(crate) fn owner(inner: &Arc<Inner>, container: &Arc<Container>) -> Arc<Container> {
+    let mode = mode(&container.record());
+    match mode {
+        Mode::Shared(other) => inner.containers.find(&other).unwrap_or_else(|_| Arc::clone(container)),
+        _ => Arc::clone(container),
+    }
+}
+
+/// Puts a container's namespace on its networks and publishes its ports. What it got goes into the record.
+pub(crate) async fn attach(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<(), Failure> {
+    let record = container.record().clone();
+    let Mode::Own(networks) = mode(&record) else {
+        host_endpoint(inner, container);
+        return Ok(());
+    };
+    let mut publish = ports::publish_list(&record.config, &record.host_config)?;
+    let mut got = Vec::new();
+    if !record.internal.attachments.is_empty() {
+        let attachments = record.internal.attachments.iter().map(overlay).collect();
+        got = inner.networks.attach_cluster(&record.id, attachments, std::mem::take(&mut publish)).await?;
+    }
+    for name in networks {
+        let endpoint = attach_one(inner, &record, &name, std::mem::take(&mut publish)).await;
+        got.push(endpoint?);
+    }
+    for endpoint in &got {
+        let id = &endpoint.network_id;
+        tell(inner, "connect", id, &endpoint.network_name, &record.id);
+    }
+    store(container, &got);
+    Ok(())
+}
+
+async fn attach_one(
+    inner: &Arc<Inner>,
+    record: &Record,
+    name: &str,
+    publish: Vec<PortPublish>,
+) -> Result<EndpointInfo, Failure> {
+    let settings = record.networks.get(name).cloned().unwrap_or_default();
+    let mut options = endpoint_options(&settings, &[&record.id[..12]])?;
+    if options.mac.is_none() && !record.config.mac_address.is_empty() {
+        options.mac = Some(record.config.mac_address.clone());
+    }
+    options.hostname.clone_from(&record.config.hostname);
+    // Nothing can be published where there is no address.
+    options.ports = if name == "none" { Vec::new() } else { publish };
+    inner.networks.attach(&record.id, name, options).await
+}
+
+fn overlay(attachment: &crate::model::ClusterAttachment) -> OverlayAttachment {
+    OverlayAttachment {
+        network: attachment.network,
+        addr: attachment.addr,
+        task: attachment.task,
+        service: attachment.service,
+        aliases: attachment.aliases.clone(),
+    }
+}
+
+/// A container on the host's network shows the network, without an address.
+fn host_endpoint(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let Ok(network) = inner.networks.inspect_network("host") else { return };
+    let mut record = container.record();
+    if let Some(settings) = record.networks.get_mut("host") {
+        settings.network_id = network.id;
+    }
+}
+
+/// Puts what a container got into its record. The gateway bridge of tasks is not shown, as in Docker.
+fn store(container: &Arc<Container>, got: &[EndpointInfo]) {
+    let mut record = container.record();
+    record.ports = ports::published_map(&record.config, got.iter().flat_map(|endpoint| &endpoint.ports));
+    for endpoint in got {
+        let shown = record.internal.attachments.is_empty() || record.networks.contains_key(&endpoint.network_name);
+        if shown {
+            fill(record.networks.entry(endpoint.network_name.clone()).or_default(), endpoint);
+        }
+    }
+}
+
+fn fill(settings: &mut EndpointSettings, endpoint: &EndpointInfo) {
+    let text = |address: Option<Ipv4Addr>| address.map(|address| address.to_string()).unwrap_or_default();
+    settings.network_id.clone_from(&endpoint.network_id);
+    settings.endpoint_id.clone_from(&endpoint.endpoint_id);
+    settings.gateway = text(endpoint.gateway);
+    settings.ip_address = text(endpoint.ip);
+    settings.ip_prefix_len = if endpoint.ip.is_some() { endpoint.prefix_len } else { 0 };
+    settings.mac_address.clone_from(&endpoint.mac);
+    settings.dns_names = (!endpoint.dns_names.is_empty()).then(|| endpoint.dns_names.clone());
+}
+
+/// Takes what a container got out of its record again; what was asked for stays.
+pub(crate) fn forget(record: &mut Record) {
+    record.ports.clear();
+    let asked_mac = record.config.mac_address.clone();
+    for settings in record.networks.values_mut() {
+        *settings = EndpointSettings {
+            ipam_config: settings.ipam_config.take(),
+            links: settings.links.take(),
+            aliases: settings.aliases.take(),
+            driver_opts: settings.driver_opts.take(),
+            gw_priority: settings.gw_priority,
+            network_id: std::mem::take(&mut settings.network_id),
+            mac_address: asked_mac.clone(),
+            ..EndpointSettings::default()
+        };
+    }
+}
+
+/// Gives a container's namespace back. Goes on after a failure, which is logged.
+pub(crate) async fn detach(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let (owns, networks) = {
+        let record = container.record();
+        let networks: Vec<_> =
+            record.networks.iter().map(|(name, settings)| (settings.network_id.clone(), name.clone())).collect();
+        (matches!(mode(&record), Mode::Own(_)), networks)
+    };
+    if owns {
+        if let Err(failure) = inner.networks.destroy_sandbox(&container.id).await {
+            tracing::warn!(container = %container.id, error = failure.message, "cannot take the network down");
+        }
+        for (id, name) in networks.iter().filter(|(id, _)| !id.is_empty()) {
+            tell(inner, "disconnect", id, name, &container.id);
+        }
+    }
+    forget(&mut container.record());
+}
+
+/// Tells that a container joined or left a network.
+pub(crate) fn tell(inner: &Inner, action: &str, network_id: &str, name: &str, container: &str) {
+    let driver = inner.networks.inspect_network(network_id).map(|network| network.driver).unwrap_or_default();
+    let attributes = [("container", container), ("name", name), ("type", &driver)]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    inner.events.publish("network", action, network_id, attributes);
+}
+
+/// Joins one network more: at once when the container runs, else at its next start.
+pub(crate) async fn connect(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    network: &str,
+    settings: EndpointSettings,
+) -> Result<(), Failure> {
+    let _turn = container.operation.lock().await;
+    let found = inner.networks.inspect_network(network)?;
+    let (mode, running, taken) = {
+        let record = container.record();
+        (mode(&record), record.state.phase.has_process(), record.networks.contains_key(&found.name))
+    };
+    match mode {
+        Mode::Host => {
+            return Err(Failure::conflict(
+                "cannot connect container to network: it was created with host network mode",
+            ));
+        }
+        Mode::Shared(_) => {
+            return Err(Failure::conflict("container sharing network namespace with another container or host cannot be connected to any other network"));
+        }
+        Mode::Own(_) => {}
+    }
+    if taken && running {
+        return Err(Failure::new(
+            shoal_proto::error::ErrorKind::PermissionDenied,
+            format!("endpoint with name {} already exists in network {}", container.name(), found.name),
+        ));
+    }
+    endpoint_options(&settings, &[])?;
+    container.record().networks.insert(found.name.clone(), settings);
+    if running {
+        let record = container.record().clone();
+        match attach_one(inner, &record, &found.name, Vec::new()).await {
+            Ok(endpoint) => {
+                if let Some(settings) = container.record().networks.get_mut(&found.name) {
+                    fill(settings, &endpoint);
+                }
+                super::files::rewrite_hosts(inner, container);
+                tell(inner, "connect", &found.id, &found.name, &container.id);
+            }
+            Err(failure) => {
+                container.record().networks.remove(&found.name);
+                return Err(failure);
+            }
+        }
+    }
+    container.save();
+    Ok(())
+}
+
+/// Leaves a network.
+pub(crate) async fn disconnect(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    network: &str,
+    force: bool,
+) -> Result<(), Failure> {
+    let _turn = container.operation.lock().await;
+    let found = inner.networks.inspect_network(network)?;
+    let running = container.phase().has_process();
+    if !container.record().networks.contains_key(&found.name) {
+        return Err(Failure::conflict(format!("container {} is not connected to network {}", container.id, found.name)));
+    }
+    if running {
+        let left = inner.networks.detach(&container.id, &found.name).await;
+        if let Err(failure) = left
+            && !force
+        {
+            return Err(failure);
+        }
+        tell(inner, "disconnect", &found.id, &found.name, &container.id);
+    }
+    container.record().networks.remove(&found.name);
+    if running {
+        super::files::rewrite_hosts(inner, container);
+    }
+    container.save();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::tests::record;
+    use super::*;
+    use crate::model::EndpointIpamConfig;
+
+    fn asked(names: &[&str]) -> NetworkingConfig {
+        let endpoints = names.iter().map(|name| ((*name).to_owned(), None)).collect();
+        NetworkingConfig { endpoints_config: Some(endpoints) }
+    }
+
+    fn names(mode: &str, asks: &NetworkingConfig) -> Vec<String> {
+        initial(mode, false, asks, &[]).unwrap().into_keys().collect()
+    }
+
+    #[test]
+    fn modes_imply_their_network() {
+        assert_eq!(names("default", &asked(&[])), ["bridge"]);
+        assert_eq!(names("none", &asked(&[])), ["none"]);
+        assert_eq!(names("lan", &asked(&["wan"])), ["lan", "wan"]);
+        assert_eq!(names("default", &asked(&["default"])), ["bridge"]);
+        assert!(names("container:x", &asked(&[])).is_empty());
+        assert!(initial("host", false, &asked(&["lan"]), &[]).is_err());
+    }
+
+    #[test]
+    fn tasks_on_the_cluster_need_no_default_bridge() {
+        let networks = initial("default", false, &asked(&[]), &["web".to_owned()]).unwrap();
+        assert_eq!(networks.into_keys().collect::<Vec<_>>(), ["web"]);
+    }
+
+    #[test]
+    fn the_primary_network_comes_first() {
+        let mut subject = record(&"7".repeat(64), "c");
+        subject.host_config.network_mode = "lan".to_owned();
+        subject.networks = initial("lan", false, &asked(&["a", "z"]), &[]).unwrap();
+        assert_eq!(mode(&subject), Mode::Own(vec!["lan".to_owned(), "a".to_owned(), "z".to_owned()]));
+        subject.host_config.network_mode = "host".to_owned();
+        assert_eq!(mode(&subject), Mode::Host);
+    }
+
+    #[test]
+    fn addresses_are_refused_on_the_default_bridge() {
+        let settings = EndpointSettings {
+            ipam_config: Some(EndpointIpamConfig { ipv4_address: "10.0.0.9".to_owned(), ..Default::default() }),
+            ..EndpointSettings::default()
+        };
+        let config = |name: &str| NetworkingConfig {
+            endpoints_config: Some([(name.to_owned(), Some(settings.clone()))].into()),
+        };
+        assert!(initial("default", false, &config("bridge"), &[]).is_err());
+        assert!(initial("lan", false, &config("lan"), &[]).is_ok());
+    }
+
+    #[test]
+    fn an_end_keeps_what_was_asked_for() {
+        let mut subject = record(&"7".repeat(64), "c");
+        let settings = EndpointSettings {
+            aliases: Some(vec!["db".to_owned()]),
+            ip_address: "172.18.0.2".to_owned(),
+            endpoint_id: "e".to_owned(),
+            network_id: "n".to_owned(),
+            ..EndpointSettings::default()
+        };
+        subject.networks.insert("lan".to_owned(), settings);
+        forget(&mut subject);
+        let settings = &subject.networks["lan"];
+        assert_eq!((settings.ip_address.as_str(), settings.endpoint_id.as_str()), ("", ""));
+        assert_eq!((settings.network_id.as_str(), settings.aliases.as_deref()), ("n", Some(&["db".to_owned()][..])));
+    }
+}

@@ -1,0 +1,180 @@
+//! Removing containers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shoal_proto::error::{ErrorKind, Failure};
+use tokio::sync::MutexGuard;
+
+use super::api::RemoveOptions;
+use super::instance::Container;
+use super::lifecycle::{Input, Phase};
+use super::list::{self, Selection};
+use super::{files, stop, streams};
+use crate::engine::{Inner, volumes};
+use crate::model::{ContainersPruneReport, Filters};
+
+/// Removes a container.
+#[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
+pub(crate) async fn remove(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    options: RemoveOptions,
+) -> Result<(), Failure> {
+    if options.link {
+        return Err(Failure::new(ErrorKind::NotImplemented, "links are not offered"));
+    }
+    loop {
+        let turn = container.operation.lock().await;
+        let phase = container.phase();
+        if phase == Phase::Removing {
+            let gone = inner.containers.get(&container.id).is_none();
+            return if gone {
+                Err(Failure::not_found(format!("No such container: {}", container.id)))
+            } else {
+                Err(Failure::conflict(format!("removal of container {} is already in progress", container.id)))
+            };
+        }
+        if phase.has_process() {
+            if !options.force {
+                return Err(refusal(container, phase));
+            }
+            // Its own end must not remove it as well.
+            container.record().host_config.auto_remove = false;
+            let shim = container.shim();
+            let _stopped_before = container.step(Input::StopAsked);
+            drop(turn);
+            match shim {
+                Some(shim) => stop::kill_for_good(container, &shim).await?,
+                None => container.ended().await,
+            }
+            continue;
+        }
+        return finish(inner, container, &turn, options.volumes).await;
+    }
+}
+
+fn refusal(container: &Container, phase: Phase) -> Failure {
+    let (state, advice) = match phase {
+        Phase::Paused => ("paused", "unpause and then stop the container before removal or force remove"),
+        _ => ("running", "stop the container before removing or force remove"),
+    };
+    Failure::conflict(format!("cannot remove container \"/{}\": container is {state}: {advice}", container.name()))
+}
+
+/// Removes a container that has no process. The caller holds its turn.
+pub(crate) async fn finish(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    _turn: &MutexGuard<'_, ()>,
+    with_volumes: bool,
+) -> Result<(), Failure> {
+    if container.step(Input::RemovalBegun).is_err() {
+        return Err(refusal(container, container.phase()));
+    }
+    container.set_restart_timer(None);
+    streams::drop_waiting(container);
+    let removed = {
+        let (inner, container) = (Arc::clone(inner), Arc::clone(container));
+        tokio::task::spawn_blocking(move || remove_from_disk(&inner, &container, with_volumes)).await
+    };
+    let removed = removed.map_err(|error| Failure::internal(&error)).and_then(|removed| removed);
+    if let Err(failure) = removed {
+        let text = failure.message.clone();
+        tracing::error!(container = %container.id, error = text, "removal failed half-way");
+        if container.step(Input::RemovalFailed { error: text }).is_ok() {
+            container.save();
+        }
+        container.tell(false);
+        return Err(failure);
+    }
+    inner.containers.remove(&container.id, &container.name());
+    super::tell(inner, container, "destroy", &[]);
+    container.tell_removed();
+    Ok(())
+}
+
+/// The record goes before the rest of the folder: what has no record is removed when the engine opens.
+fn remove_from_disk(inner: &Arc<Inner>, container: &Arc<Container>, with_volumes: bool) -> Result<(), Failure> {
+    inner.snapshots.remove(&container.id)?;
+    files::remove(&inner.files_folder(&container.id));
+    let anonymous: Vec<_> = {
+        let record = container.record();
+        record.mounts.iter().filter(|mount| mount.anonymous && with_volumes).map(|mount| mount.volume.clone()).collect()
+    };
+    let record_file = container.folder.join(super::record::RECORD_FILE);
+    if let Err(error) = std::fs::remove_file(&record_file)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(Failure::internal(&error));
+    }
+    remove_folder(&container.folder);
+    remove_folder(&inner.shim_folder(&container.id));
+    // Otherwise the container itself counts as a user of its volumes.
+    container.record().mounts.retain(|mount| !anonymous.contains(&mount.volume));
+    for volume in anonymous {
+        if let Err(failure) = volumes::remove(inner, &volume, true) {
+            tracing::warn!(volume, error = failure.message, "cannot remove an anonymous volume");
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder of the engine's own. Missing is fine, failure is logged. Blocks.
+pub(crate) fn remove_folder(folder: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(folder = %folder.display(), %error, "cannot remove a folder");
+    }
+}
+
+/// The same, off the async threads.
+pub(crate) async fn remove_folder_soon(_inner: &Arc<Inner>, folder: PathBuf) {
+    let _panicked = tokio::task::spawn_blocking(move || remove_folder(&folder)).await;
+}
+
+/// Removes all containers that do not run and pass the filters (`until`, `label`, `label!`).
+pub(crate) async fn prune(inner: &Arc<Inner>, filters: &Filters) -> Result<ContainersPruneReport, Failure> {
+    filters.check(&["until", "label", "label!"])?;
+    let until = filters.get("until").next().map(|text| super::until(text, inner.now())).transpose()?;
+    let mut report = ContainersPruneReport::default();
+    for container in inner.containers.all() {
+        let chosen = {
+            let record = container.record();
+            list::may_be_pruned(record.state.phase)
+                && until.is_none_or(|until| record.created < until)
+                && filters.matches_labels("label", &record.config.labels)
+                && !(filters.contains("label!") && filters.matches_labels("label!", &record.config.labels))
+        };
+        if !chosen {
+            continue;
+        }
+        let size = super::inspect::writable_size(inner, &container).await;
+        match remove(inner, &container, RemoveOptions::default()).await {
+            Ok(()) => {
+                report.space_reclaimed += size;
+                report.containers_deleted.get_or_insert_default().push(container.id.clone());
+            }
+            // Somebody was faster, or started it.
+            Err(failure) => tracing::debug!(container = %container.id, error = failure.message, "not pruned"),
+        }
+    }
+    let reclaimed = [("reclaimed".to_owned(), report.space_reclaimed.to_string())];
+    inner.events.publish("container", "prune", "", reclaimed.into());
+    Ok(report)
+}
+
+/// Checks a list's filters against this engine.
+pub(crate) fn selection<'a>(inner: &Arc<Inner>, filters: &'a Filters, all: bool) -> Result<Selection<'a>, Failure> {
+    Selection::new(
+        filters,
+        all,
+        &|reference| {
+            let found = inner.containers.find(reference)?;
+            let created = found.record().created;
+            Ok((created, found.id.clone()))
+        },
+        &|name| inner.images.resolve(name).ok().map(|image| (image.id, image.layers.clone())),
+    )
+}

@@ -1,0 +1,146 @@
+//! Starting a container: namespace and disk at the same time, then network and shim at the same time, then go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_proto::error::{ErrorKind, Failure};
+use tokio_util::sync::CancellationToken;
+
+use super::instance::Container;
+use super::launch::{self, LaunchError};
+use super::lifecycle::{Input, Phase};
+use super::{end, files, network, remove, streams};
+use crate::engine::Inner;
+use crate::health;
+use crate::shim::client::Shim;
+
+/// Starts a container, for a user or for its policy.
+#[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
+pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_user: bool) -> Result<(), Failure> {
+    let turn = container.operation.lock().await;
+    let phase = container.phase();
+    may_start(container, phase, by_user)?;
+    container.set_restart_timer(None);
+    match run(inner, container).await {
+        Ok(shim) => {
+            started(inner, container, &shim, by_user);
+            Ok(())
+        }
+        Err(error) => {
+            tracing::debug!(container = %container.id, error = error.failure.message, "start failed");
+            clean_up(inner, container).await;
+            let at = inner.now();
+            let input =
+                Input::LaunchFailed { exit_code: error.exit_code, error: error.failure.message.clone(), at };
+            if container.step(input).is_ok() {
+                container.save();
+            }
+            streams::drop_waiting(container);
+            container.tell(true);
+            if container.record().host_config.auto_remove {
+                remove::finish(inner, container, &turn, true).await;
+            }
+            Err(error.failure)
+        }
+    }
+}
+
+fn may_start(container: &Arc<Container>, phase: Phase, by_user: bool) -> Result<(), Failure> {
+    match phase {
+        Phase::Running => Err(Failure::new(ErrorKind::NotModified, "container already started")),
+        Phase::Paused => Err(Failure::conflict("cannot start a paused container, try unpause instead")),
+        Phase::Removing | Phase::Dead => {
+            Err(Failure::conflict("container is marked for removal and cannot be started"))
+        }
+        // A stop or a removal came between the timer and its start.
+        Phase::Created | Phase::Exited if !by_user => Err(Failure::new(
+            ErrorKind::NotModified,
+            format!("container {} is not to be restarted any more", container.id),
+        )),
+        Phase::Created | Phase::Exited | Phase::Restarting => Ok(()),
+    }
+}
+
+/// From nothing to a running program. What a failure leaves is removed by [`clean_up`].
+async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, LaunchError> {
+    let record = container.record().clone();
+    // Nothing of an earlier run may be in the way.
+    let (namespace, disk) = {
+        let prepared = {
+            let (inner, container) = (Arc::clone(inner), Arc::clone(container));
+            tokio::task::spawn_blocking(move || launch::prepare_disk(&inner, &container))
+        };
+        tokio::join!(network::namespace(inner, &record), prepared)
+    };
+    let namespace = namespace?;
+    let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
+    let (attached, spawned) = tokio::join!(
+        network::attach(inner, container),
+        launch::spawn(inner, container, &record, namespace, disk),
+    );
+    // The shim is noted first: what is noted is cleaned up.
+    let shim = match spawned {
+        Ok(shim) => shim,
+        Err(error) => {
+            attached?;
+            return Err(error);
+        }
+    };
+    container.set_shim(Some(shim.clone()));
+    attached?;
+    files::fill(inner, container)?;
+    streams::connect_waiting(container, &shim).await.map_err(LaunchError::from)?;
+    shim.start().await.map_err(LaunchError::from)?;
+    Ok(shim)
+}
+
+fn started(inner: &Arc<Inner>, container: &Arc<Container>, shim: &Shim, by_user: bool) {
+    let launched = Input::Launched { pid: shim.pid(), at: inner.now(), by_user };
+    if let Err(refusal) = container.step(launched) {
+        tracing::error!(container = %container.id, %refusal, "a started container is not running");
+    }
+    container.save();
+    end::watch(inner, container, shim.clone());
+    health::begin(inner, container);
+    super::tell(inner, container, "start", &[]);
+    container.tell(false);
+}
+
+/// Takes down everything of a run: its process, its network, its mounts, its folder. Goes on after failures.
+pub(crate) async fn clean_up(inner: &Arc<Inner>, container: &Arc<Container>) {
+    if let Some(shim) = container.shim() {
+        launch::destroy(&shim).await;
+    }
+    container.set_shim(None);
+    let released = {
+        let (inner, container) = (Arc::clone(inner), Arc::clone(container));
+        tokio::task::spawn_blocking(move || {
+            launch::release_disk(&inner, &container);
+            remove::remove_folder(&inner.shim_folder(&container.id));
+        })
+    };
+    let (_, released) = tokio::join!(network::detach(inner, container), released);
+    if let Err(error) = released {
+        tracing::error!(container = %container.id, %error, "cleaning up failed");
+    }
+}
+
+/// Starts a container again after a pause, unless somebody stops it before.
+pub(crate) fn restart_after(inner: &Arc<Inner>, container: &Arc<Container>, pause: Duration) {
+    let timer = CancellationToken::new();
+    container.set_restart_timer(Some(timer.clone()));
+    let (inner, container) = (Arc::clone(inner), Arc::clone(container));
+    let tracker = inner.tasks.clone();
+    tracker.spawn(async move {
+        tokio::select! {
+            () = inner.stopping.cancelled() => return,
+            () = timer.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if let Err(failure) = start(&inner, &container, false).await
+            && failure.kind != ErrorKind::NotModified
+        {
+            tracing::warn!(container = %container.id, error = failure.message, "cannot restart");
+        }
+    });
+}

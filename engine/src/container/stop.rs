@@ -1,0 +1,185 @@
+//! Ending and freezing: stop, kill, restart, pause, unpause.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_proto::error::{ErrorKind, Failure};
+
+use super::api::StopOptions;
+use super::instance::Container;
+use super::lifecycle::{Command, Input, Phase};
+use super::{signal, start};
+use crate::engine::Inner;
+use crate::shim::client::Shim;
+
+/// Seconds between the stop signal and SIGKILL.
+const GRACE_S: i64 = 10;
+/// How long a killed process may take to go.
+const AFTER_KILL: Duration = Duration::from_secs(10);
+
+/// Stops a container. `NotModified` when it does not run.
+#[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
+pub(crate) async fn stop(inner: &Arc<Inner>, container: &Arc<Container>, options: &StopOptions) -> Result<(), Failure> {
+    let (stop_signal, grace_s) = {
+        let config = &container.record().config;
+        let text = options.signal.as_deref().filter(|text| !text.is_empty()).unwrap_or(&config.stop_signal);
+        let stop_signal = if text.is_empty() { signal::TERM } else { signal::parse(text)? };
+        (stop_signal, options.timeout_s.or(config.stop_timeout).unwrap_or(GRACE_S))
+    };
+    let Some(shim) = begin(inner, container)? else { return Ok(()) };
+    deliver(container, &shim, stop_signal).await;
+    super::tell(inner, container, "kill", &[("signal", &stop_signal.to_string())]);
+    let gone = async {
+        match u64::try_from(grace_s) {
+            Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), container.ended()).await.is_ok(),
+            Err(_) => {
+                container.ended().await;
+                true
+            }
+        }
+    };
+    if !gone.await {
+        kill_for_good(container, &shim).await?;
+        super::tell(inner, container, "kill", &[("signal", "9")]);
+    }
+    super::tell(inner, container, "stop", &[]);
+    Ok(())
+}
+
+/// Notes that a user wants it to stop. `None` when it was only waiting for its next start, and is stopped by this.
+fn begin(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Option<Shim>, Failure> {
+    let commands = container
+        .step(Input::StopAsked)
+        .map_err(|_| Failure::new(ErrorKind::NotModified, format!("container {} is not running", container.id)))?;
+    container.save();
+    if commands.contains(&Command::CancelRestart) {
+        container.set_restart_timer(None);
+        container.tell(false);
+        super::tell(inner, container, "stop", &[]);
+        return Ok(None);
+    }
+    // Between the end of the process and the record of it there is none.
+    Ok(container.shim())
+}
+
+/// Sends a signal; a frozen container gets it when it goes on, so it is let go on.
+async fn deliver(container: &Arc<Container>, shim: &Shim, number: i32) {
+    if let Err(error) = shim.signal(number, false).await {
+        tracing::debug!(container = %container.id, %error, "the process has gone before the signal");
+    }
+    if container.phase() == Phase::Paused
+        && let Err(error) = shim.resume().await
+    {
+        tracing::debug!(container = %container.id, %error, "cannot thaw a container that is to stop");
+    }
+}
+
+/// SIGKILL, until it is gone.
+pub(crate) async fn kill_for_good(container: &Arc<Container>, shim: &Shim) -> Result<(), Failure> {
+    deliver(container, shim, signal::KILL).await;
+    if tokio::time::timeout(AFTER_KILL, container.ended()).await.is_ok() {
+        return Ok(());
+    }
+    // Something of it may hang in a namespace of its own: everything in its cgroup, then.
+    if let Err(error) = shim.signal(signal::KILL, true).await {
+        tracing::warn!(container = %container.id, %error, "cannot kill all processes of the container");
+    }
+    tokio::time::timeout(AFTER_KILL, container.ended()).await.map_err(|_| {
+        Failure::new(
+            ErrorKind::Internal,
+            format!("tried to kill container {}, but did not receive an exit event", container.id),
+        )
+    })
+}
+
+/// Sends a signal.
+pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, text: Option<&str>) -> Result<(), Failure> {
+    let number = match text.filter(|text| !text.is_empty()) {
+        Some(text) => signal::parse(text)?,
+        None => signal::KILL,
+    };
+    let not_running = |_| {
+        Failure::conflict(format!("cannot kill container: {}: container {} is not running", container.name(), container.id))
+    };
+    let stop_signal = {
+        let config = &container.record().config;
+        if config.stop_signal.is_empty() { signal::TERM } else { signal::parse(&config.stop_signal)? }
+    };
+    let shim = if number == signal::KILL || number == stop_signal {
+        // As dockerd: who kills it does not want it restarted.
+        let shim = container.running_shim().map_err(not_running)?;
+        begin(inner, container).map_err(not_running)?;
+        shim
+    } else {
+        container.running_shim().map_err(not_running)?
+    };
+    if number == signal::KILL {
+        deliver(container, &shim, number).await;
+        super::tell(inner, container, "kill", &[("signal", &number.to_string())]);
+        // As dockerd: SIGKILL returns when it is gone.
+        return tokio::time::timeout(AFTER_KILL, container.ended()).await.map_err(|_| {
+            Failure::new(ErrorKind::Internal, format!("container {} does not end after SIGKILL", container.id))
+        });
+    }
+    shim.signal(number, false).await.map_err(|error| Failure::internal(&error))?;
+    super::tell(inner, container, "kill", &[("signal", &number.to_string())]);
+    Ok(())
+}
+
+/// Stops it when it runs, then starts it.
+pub(crate) async fn restart(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    options: &StopOptions,
+) -> Result<(), Failure> {
+    // Its end is not to remove it.
+    let auto_remove = std::mem::take(&mut container.record().host_config.auto_remove);
+    let stopped = stop(inner, container, options).await;
+    container.record().host_config.auto_remove = auto_remove;
+    match stopped {
+        Err(failure) if failure.kind != ErrorKind::NotModified => return Err(failure),
+        _ => {}
+    }
+    start::start(inner, container, true).await?;
+    super::tell(inner, container, "restart", &[]);
+    Ok(())
+}
+
+/// Freezes its processes.
+pub(crate) async fn pause(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<(), Failure> {
+    let _turn = container.operation.lock().await;
+    match container.phase() {
+        Phase::Paused => return Err(Failure::conflict(format!("container {} is already paused", container.id))),
+        Phase::Restarting => {
+            return Err(Failure::conflict(format!(
+                "container {} is restarting, wait until the container is running",
+                container.id
+            )));
+        }
+        _ => {}
+    }
+    let shim = container.running_shim()?;
+    shim.pause().await.map_err(|error| Failure::internal(&error))?;
+    changed(inner, container, Input::Paused, "pause");
+    Ok(())
+}
+
+/// Lets them go on.
+pub(crate) async fn unpause(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<(), Failure> {
+    let _turn = container.operation.lock().await;
+    if container.phase() != Phase::Paused {
+        return Err(Failure::conflict(format!("container {} is not paused", container.id)));
+    }
+    let shim = container.running_shim()?;
+    shim.resume().await.map_err(|error| Failure::internal(&error))?;
+    changed(inner, container, Input::Resumed, "unpause");
+    Ok(())
+}
+
+fn changed(inner: &Arc<Inner>, container: &Arc<Container>, input: Input, action: &str) {
+    if container.step(input).is_ok() {
+        container.save();
+        container.tell(false);
+        super::tell(inner, container, action, &[]);
+    }
+}

@@ -1,0 +1,548 @@
+//! Is what a user asks for possible? Texts as dockerd's. And the defaults of what was left open.
+
+use std::net::IpAddr;
+
+use shoal_proto::error::{ErrorKind, Failure};
+
+use super::signal;
+use crate::model::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy, UpdateRequest};
+use crate::options::{BUILTIN_RUNTIME, EngineOptions};
+
+const MIB: i64 = 1024 * 1024;
+/// Less than this a container cannot start with.
+const LEAST_MEMORY: i64 = 6 * MIB;
+/// Options of the json-file log driver.
+const LOG_OPTIONS: &[&str] =
+    &["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"];
+/// Paths of `/proc` and `/sys` hidden from containers.
+const MASKED: &[&str] = &[
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+/// Paths of `/proc` that are read-only in containers.
+const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+fn invalid<T>(message: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::invalid(message))
+}
+
+/// Checks the container's own configuration.
+///
+/// # Errors
+/// With what is wrong.
+pub fn config(config: &ContainerConfig) -> Result<(), Failure> {
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        ));
+    }
+    if let Some(entry) = config.env.iter().flatten().find(|entry| entry.is_empty() || entry.starts_with('=')) {
+        return invalid(format!("invalid environment variable: {entry}"));
+    }
+    if !config.stop_signal.is_empty() {
+        signal::parse(&config.stop_signal)?;
+    }
+    for port in config.exposed_ports.iter().flatten().map(|(port, _)| port) {
+        super::ports::parse_port(port)?;
+    }
+    if let Some(health) = &config.healthcheck {
+        check_health(health)?;
+    }
+    Ok(())
+}
+
+fn check_health(health: &HealthConfig) -> Result<(), Failure> {
+    for (name, value) in [
+        ("Interval", health.interval),
+        ("Timeout", health.timeout),
+        ("StartPeriod", health.start_period),
+        ("StartInterval", health.start_interval),
+    ] {
+        if value != 0 && value < 1_000_000 {
+            return invalid(format!("{name} in Healthcheck cannot be less than 1ms"));
+        }
+    }
+    if health.retries < 0 {
+        return invalid("Retries in Healthcheck cannot be negative");
+    }
+    match health.test.as_deref().unwrap_or_default() {
+        [] => Ok(()),
+        [kind, ..] if ["NONE", "CMD", "CMD-SHELL"].contains(&kind.as_str()) => Ok(()),
+        [kind, ..] => invalid(format!("Unknown healthcheck type '{kind}' (expected 'CMD')")),
+    }
+}
+
+/// Checks how the host is to run it; gives warnings.
+///
+/// # Errors
+/// With what is wrong.
+pub fn host_config(
+    options: &EngineOptions,
+    config: &ContainerConfig,
+    host: &HostConfig,
+) -> Result<Vec<String>, Failure> {
+    let mut warnings = Vec::new();
+    restart_policy(&host.restart_policy)?;
+    if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+        return invalid("can't create 'AutoRemove' container with restart policy");
+    }
+    limits(host)?;
+    if !(-1000..=1000).contains(&host.oom_score_adj) {
+        return invalid(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj
+        ));
+    }
+    if host.shm_size < 0 {
+        return invalid("SHM size can not be less than 0");
+    }
+    runtime(options, &host.runtime)?;
+    log_config(&host.log_config)?;
+    namespaces(config, host)?;
+    super::ports::publish_list(config, host)?;
+    for entry in host.extra_hosts.iter().flatten() {
+        extra_host(entry)?;
+    }
+    for address in host.dns.iter().flatten() {
+        if address.parse::<IpAddr>().is_err() {
+            return invalid(format!("invalid IP address in DNS list: {address}"));
+        }
+    }
+    if host.links.as_ref().is_some_and(|links| !links.is_empty()) {
+        return Err(Failure::new(
+            ErrorKind::NotImplemented,
+            "links are not offered: put both containers on a network of their own, where their names resolve",
+        ));
+    }
+    if host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()) {
+        return invalid(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option: not offered here",
+        );
+    }
+    if let Some(request) = host.device_requests.iter().flatten().next() {
+        return invalid(format!(
+            "could not select device driver \"{}\" with capabilities: {:?}",
+            request.driver,
+            request.capabilities.clone().unwrap_or_default()
+        ));
+    }
+    let published = host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
+    if published && host.network_mode == "host" {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
+    if host.kernel_memory > 0 || host.kernel_memory_tcp > 0 {
+        warnings.push("Kernel memory limits are ignored: the kernel has no such limit any more".to_owned());
+    }
+    Ok(warnings)
+}
+
+/// Checks a restart policy.
+///
+/// # Errors
+/// With what is wrong.
+pub fn restart_policy(policy: &RestartPolicy) -> Result<(), Failure> {
+    let count = policy.maximum_retry_count;
+    match policy.name.as_str() {
+        "on-failure" if count < 0 => invalid("invalid restart policy: maximum retry count cannot be negative"),
+        "on-failure" => Ok(()),
+        "" | "no" | "always" | "unless-stopped" if count > 0 => {
+            invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+        }
+        "" | "no" | "always" | "unless-stopped" if count < 0 => invalid(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative",
+        ),
+        "" | "no" | "always" | "unless-stopped" => Ok(()),
+        other => invalid(format!(
+            "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        )),
+    }
+}
+
+fn limits(host: &HostConfig) -> Result<(), Failure> {
+    memory(host.memory, host.memory_swap, host.memory_reservation)?;
+    if let Some(swappiness) = host.memory_swappiness
+        && !(-1..=100).contains(&swappiness)
+    {
+        return invalid(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100"));
+    }
+    cpu(host.nano_cpus, host.cpu_period, host.cpu_quota)?;
+    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
+        return invalid("Range of blkio weight is from 10 to 1000");
+    }
+    for set in [&host.cpuset_cpus, &host.cpuset_mems] {
+        if !is_list(set) {
+            return invalid(format!("Invalid value {set} for cpuset cpus"));
+        }
+    }
+    Ok(())
+}
+
+fn memory(limit: i64, swap: i64, reservation: i64) -> Result<(), Failure> {
+    if limit != 0 && limit < LEAST_MEMORY {
+        return invalid("Minimum memory limit allowed is 6MB");
+    }
+    if limit > 0 && swap > 0 && swap < limit {
+        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
+    }
+    if limit == 0 && swap > 0 {
+        return invalid("You should always set the Memory limit when using Memoryswap limit, see usage");
+    }
+    if reservation != 0 && reservation < LEAST_MEMORY {
+        return invalid("Minimum memory reservation allowed is 6MB");
+    }
+    if limit > 0 && reservation > 0 && limit < reservation {
+        return invalid("Minimum memory limit can not be less than memory reservation limit, see usage");
+    }
+    Ok(())
+}
+
+fn cpu(nano: i64, period: i64, quota: i64) -> Result<(), Failure> {
+    if nano > 0 && period > 0 {
+        return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set");
+    }
+    if nano > 0 && quota > 0 {
+        return invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
+    }
+    let cpus = i64::try_from(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)).unwrap_or(1);
+    if nano < 0 || nano > cpus * 1_000_000_000 {
+        return invalid(format!("range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"));
+    }
+    if period != 0 && !(1_000..=1_000_000).contains(&period) {
+        return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+    }
+    if quota > 0 && quota < 1_000 {
+        return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
+    }
+    Ok(())
+}
+
+/// `0-3,5` or empty?
+fn is_list(text: &str) -> bool {
+    text.is_empty()
+        || text.split(',').all(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            matches!((first.parse::<u32>(), last.parse::<u32>()), (Ok(first), Ok(last)) if first <= last)
+        })
+}
+
+fn runtime(options: &EngineOptions, name: &str) -> Result<(), Failure> {
+    if name.is_empty() || name == BUILTIN_RUNTIME || options.runtimes.contains_key(name) {
+        return Ok(());
+    }
+    invalid(format!("unknown or invalid runtime name: {name}"))
+}
+
+fn log_config(log: &LogConfig) -> Result<(), Failure> {
+    match log.kind.as_str() {
+        "" | "json-file" => {
+            if let Some(name) = log.config.keys().find(|name| !LOG_OPTIONS.contains(&name.as_str())) {
+                return invalid(format!("unknown log opt '{name}' for json-file log driver"));
+            }
+            log_size(log).and(log_files(log)).map(|_| ())
+        }
+        "none" => Ok(()),
+        other => invalid(format!("logger: no log driver named '{other}' is registered")),
+    }
+}
+
+/// When the log is rotated; `None` is never.
+///
+/// # Errors
+/// When the option is not a size.
+pub fn log_size(log: &LogConfig) -> Result<Option<u64>, Failure> {
+    match log.config.get("max-size").map(String::as_str) {
+        None | Some("" | "-1" | "0") => Ok(None),
+        Some(text) => parse_size(text).map(Some).ok_or_else(|| Failure::invalid(format!("invalid size: '{text}'"))),
+    }
+}
+
+/// How many files a log has.
+///
+/// # Errors
+/// When the option is not a number from 1 up.
+pub fn log_files(log: &LogConfig) -> Result<u32, Failure> {
+    match log.config.get("max-file") {
+        None => Ok(1),
+        Some(text) => match text.parse() {
+            Ok(0) => invalid("max-file cannot be less than 1"),
+            Ok(files) => Ok(files),
+            Err(_) => invalid(format!("invalid max-file: '{text}'")),
+        },
+    }
+}
+
+/// `10m`, `1.5g`, `512kb`: units of 1024, as go-units reads them.
+fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match lower[number.len()..].trim_end_matches('b').trim_end_matches('i') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1u64 << 40,
+        _ => return None,
+    };
+    let number: f64 = number.trim().parse().ok()?;
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
+    (number >= 0.0 && number.is_finite()).then(|| (number * factor as f64) as u64)
+}
+
+fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<(), Failure> {
+    let shares = host.network_mode.starts_with("container:");
+    if shares || host.network_mode == "host" {
+        let published = host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
+        if shares && published {
+            return invalid("conflicting options: port publishing and the container type network mode");
+        }
+        if shares && !config.hostname.is_empty() {
+            return invalid("conflicting options: hostname and the network mode");
+        }
+        if shares && host.dns.as_ref().is_some_and(|dns| !dns.is_empty()) {
+            return invalid("conflicting options: dns and the network mode");
+        }
+        if shares && host.extra_hosts.as_ref().is_some_and(|hosts| !hosts.is_empty()) {
+            return invalid("conflicting options: custom host-to-IP mapping and the network mode");
+        }
+    }
+    if host.network_mode == "container:" {
+        return invalid("invalid container format container:<name|id>");
+    }
+    if !(matches!(host.ipc_mode.as_str(), "" | "none" | "private" | "shareable" | "host")
+        || host.ipc_mode.strip_prefix("container:").is_some_and(|name| !name.is_empty()))
+    {
+        return invalid(format!("invalid IPC mode: {}", host.ipc_mode));
+    }
+    if !(matches!(host.pid_mode.as_str(), "" | "host")
+        || host.pid_mode.strip_prefix("container:").is_some_and(|name| !name.is_empty()))
+    {
+        return invalid(format!("invalid PID mode: {}", host.pid_mode));
+    }
+    if !matches!(host.uts_mode.as_str(), "" | "host") {
+        return invalid(format!("invalid UTS mode: {}", host.uts_mode));
+    }
+    if !matches!(host.userns_mode.as_str(), "" | "host") {
+        return invalid(format!("invalid user namespace mode: {}", host.userns_mode));
+    }
+    if !matches!(host.cgroupns_mode.as_str(), "" | "host" | "private") {
+        return invalid(format!("invalid cgroup namespace mode: {}", host.cgroupns_mode));
+    }
+    Ok(())
+}
+
+fn extra_host(entry: &str) -> Result<(), Failure> {
+    let bad = || Failure::invalid(format!("bad format for add-host: \"{entry}\""));
+    let (name, address) = entry.split_once([':', '=']).ok_or_else(bad)?;
+    if name.is_empty() {
+        return Err(bad());
+    }
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
+        return invalid(format!("invalid IP address in add-host: \"{address}\""));
+    }
+    Ok(())
+}
+
+/// Fills in what the user left open, so that `inspect` shows what holds.
+pub fn fill_in(options: &EngineOptions, host: &mut HostConfig) {
+    if host.network_mode.is_empty() {
+        "default".clone_into(&mut host.network_mode);
+    }
+    if host.restart_policy.name.is_empty() {
+        "no".clone_into(&mut host.restart_policy.name);
+    }
+    if host.log_config.kind.is_empty() {
+        "json-file".clone_into(&mut host.log_config.kind);
+    }
+    if host.ipc_mode.is_empty() {
+        "private".clone_into(&mut host.ipc_mode);
+    }
+    if host.cgroupns_mode.is_empty() {
+        // As dockerd: a namespace of its own is the default where cgroups are of version 2.
+        let private = crate::stats::Cgroups::of_host().is_unified() && !host.privileged;
+        if private { "private" } else { "host" }.clone_into(&mut host.cgroupns_mode);
+    }
+    if host.shm_size == 0 {
+        host.shm_size = 64 * MIB;
+    }
+    if host.runtime.is_empty() {
+        host.runtime.clone_from(&options.default_runtime);
+    }
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
+    if host.oom_kill_disable.is_none() {
+        host.oom_kill_disable = Some(false);
+    }
+    let unconfined = host.security_opt.iter().flatten().any(|option| option == "systempaths=unconfined");
+    let open = host.privileged || unconfined;
+    let paths = |list: &[&str]| if open { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
+    host.masked_paths.get_or_insert_with(|| paths(MASKED));
+    host.readonly_paths.get_or_insert_with(|| paths(READONLY));
+}
+
+/// Changes the limits of a host configuration.
+///
+/// # Errors
+/// When the result would be wrong; nothing is changed then.
+pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<(), Failure> {
+    let mut next = host.clone();
+    if !update.restart_policy.name.is_empty() {
+        restart_policy(&update.restart_policy)?;
+        if next.auto_remove && update.restart_policy.name != "no" {
+            return invalid("Restart policy cannot be updated because AutoRemove is enabled for the container");
+        }
+        next.restart_policy = update.restart_policy.clone();
+    }
+    if update.nano_cpus > 0 && (next.cpu_period > 0 || next.cpu_quota > 0) {
+        return invalid(
+            "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set",
+        );
+    }
+    for (mine, new) in [
+        (&mut next.cpu_shares, update.cpu_shares),
+        (&mut next.nano_cpus, update.nano_cpus),
+        (&mut next.cpu_period, update.cpu_period),
+        (&mut next.cpu_quota, update.cpu_quota),
+        (&mut next.cpu_realtime_period, update.cpu_realtime_period),
+        (&mut next.cpu_realtime_runtime, update.cpu_realtime_runtime),
+        (&mut next.memory_reservation, update.memory_reservation),
+        (&mut next.memory_swap, update.memory_swap),
+    ] {
+        if new != 0 {
+            *mine = new;
+        }
+    }
+    if update.memory != 0 {
+        if update.memory_swap == 0 && next.memory_swap > 0 && update.memory > next.memory_swap {
+            return invalid(
+                "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
+            );
+        }
+        next.memory = update.memory;
+    }
+    if update.blkio_weight != 0 {
+        next.blkio_weight = update.blkio_weight;
+    }
+    for (mine, new) in [(&mut next.cpuset_cpus, &update.cpuset_cpus), (&mut next.cpuset_mems, &update.cpuset_mems)] {
+        if !new.is_empty() {
+            mine.clone_from(new);
+        }
+    }
+    if update.pids_limit.is_some() {
+        next.pids_limit = update.pids_limit;
+    }
+    limits(&next)?;
+    *host = next;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(host: &HostConfig) -> String {
+        host_config(&EngineOptions::default(), &ContainerConfig::default(), host).expect_err("refused").message
+    }
+
+    #[test]
+    fn limits_are_checked() {
+        let host = HostConfig::default;
+        assert_eq!(refused(&HostConfig { memory: MIB, ..host() }), "Minimum memory limit allowed is 6MB");
+        assert!(refused(&HostConfig { memory: 20 * MIB, memory_swap: 10 * MIB, ..host() }).contains("memoryswap"));
+        assert!(refused(&HostConfig { memory_swap: 10 * MIB, ..host() }).contains("always set the Memory"));
+        assert!(refused(&HostConfig { nano_cpus: 1, cpu_period: 1000, ..host() }).contains("Nano CPUs"));
+        assert!(refused(&HostConfig { nano_cpus: i64::MAX, ..host() }).starts_with("range of CPUs is from 0.01"));
+        assert!(refused(&HostConfig { cpuset_cpus: "3-1".to_owned(), ..host() }).contains("cpuset"));
+        assert!(refused(&HostConfig { blkio_weight: 5, ..host() }).contains("blkio"));
+    }
+
+    #[test]
+    fn policies_are_checked() {
+        let policy = |name: &str, maximum_retry_count| RestartPolicy { name: name.to_owned(), maximum_retry_count };
+        assert!(restart_policy(&policy("on-failure", 3)).is_ok());
+        assert!(restart_policy(&policy("always", 3)).is_err());
+        assert!(restart_policy(&policy("sometimes", 0)).is_err());
+        let host = HostConfig { auto_remove: true, restart_policy: policy("always", 0), ..HostConfig::default() };
+        assert_eq!(refused(&host), "can't create 'AutoRemove' container with restart policy");
+    }
+
+    #[test]
+    fn names_that_do_not_exist_are_refused() {
+        let host = HostConfig { runtime: "nope".to_owned(), ..HostConfig::default() };
+        assert_eq!(refused(&host), "unknown or invalid runtime name: nope");
+        let log = LogConfig { kind: "syslog".to_owned(), ..LogConfig::default() };
+        let host = HostConfig { log_config: log, ..HostConfig::default() };
+        assert_eq!(refused(&host), "logger: no log driver named 'syslog' is registered");
+    }
+
+    #[test]
+    fn log_options_are_read() {
+        let log = |name: &str, value: &str| LogConfig {
+            kind: "json-file".to_owned(),
+            config: [(name.to_owned(), value.to_owned())].into(),
+        };
+        assert_eq!(log_size(&log("max-size", "10m")), Ok(Some(10 << 20)));
+        assert_eq!(log_size(&log("max-size", "1.5kb")), Ok(Some(1536)));
+        assert!(log_size(&log("max-size", "ten")).is_err());
+        assert_eq!(log_files(&log("max-file", "3")), Ok(3));
+        assert!(log_files(&log("max-file", "0")).is_err());
+        assert!(log_config(&log("colour", "x")).is_err());
+    }
+
+    #[test]
+    fn configurations_are_checked() {
+        let with = |change: fn(&mut ContainerConfig)| {
+            let mut subject = ContainerConfig::default();
+            change(&mut subject);
+            config(&subject)
+        };
+        assert!(with(|config| config.working_dir = "relative".to_owned()).is_err());
+        assert!(with(|config| config.stop_signal = "SIGNOPE".to_owned()).is_err());
+        assert!(with(|config| config.env = Some(vec!["=x".to_owned()])).is_err());
+        assert!(with(|config| config.healthcheck = Some(HealthConfig { interval: 5, ..HealthConfig::default() })).is_err());
+        assert!(with(|config| config.stop_signal = "SIGQUIT".to_owned()).is_ok());
+    }
+
+    #[test]
+    fn sharing_a_network_excludes_its_settings() {
+        let host = HostConfig {
+            network_mode: "container:x".to_owned(),
+            port_bindings: Some([("80/tcp".to_owned(), None)].into()),
+            ..HostConfig::default()
+        };
+        assert!(refused(&host).contains("port publishing"));
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let mut host = HostConfig { memory: 10 * MIB, ..HostConfig::default() };
+        fill_in(&EngineOptions::default(), &mut host);
+        assert_eq!((host.memory_swap, host.shm_size), (20 * MIB, 64 * MIB));
+        assert_eq!((host.network_mode.as_str(), host.restart_policy.name.as_str()), ("default", "no"));
+        let mut host = HostConfig { privileged: true, ..HostConfig::default() };
+        fill_in(&EngineOptions::default(), &mut host);
+        assert_eq!(host.masked_paths, Some(Vec::new()));
+    }
+
+    #[test]
+    fn updates_change_only_what_they_name() {
+        let mut host = HostConfig { memory: 10 * MIB, memory_swap: 20 * MIB, cpu_shares: 5, ..HostConfig::default() };
+        update(&mut host, &UpdateRequest { memory: 12 * MIB, pids_limit: Some(9), ..UpdateRequest::default() }).unwrap();
+        assert_eq!((host.memory, host.cpu_shares, host.pids_limit), (12 * MIB, 5, Some(9)));
+        let before = host.clone();
+        assert!(update(&mut host, &UpdateRequest { memory: 30 * MIB, ..UpdateRequest::default() }).is_err());
+        assert_eq!(host, before);
+    }
+}

@@ -1,0 +1,31 @@
+//! Waiting for a container's end.
+
+use std::sync::Arc;
+
+use super::api::{WaitCondition, Waiting};
+use super::instance::{Container, Progress};
+use crate::model::{WaitError, WaitResponse};
+
+/// Begins to wait. What happens from now on is not missed.
+pub(crate) fn begin(container: &Arc<Container>, condition: WaitCondition) -> Waiting {
+    let mut progress = container.progress();
+    let ends = progress.borrow_and_update().ends;
+    // Keeps the sender alive while somebody waits.
+    let container = Arc::clone(container);
+    Box::pin(async move {
+        let reached = progress.wait_for(|progress| match condition {
+            // A failed start ends the wait of a client that began before it.
+            WaitCondition::NotRunning => progress.removed || !progress.phase.is_running(),
+            WaitCondition::NextExit => progress.removed || progress.ends > ends,
+            WaitCondition::Removed => progress.removed,
+        });
+        let response = reached.await.map_or_else(|_| WaitResponse::default(), |progress| respond(&progress));
+        drop(container);
+        response
+    })
+}
+
+fn respond(progress: &Progress) -> WaitResponse {
+    let error = (!progress.error.is_empty()).then(|| WaitError { message: progress.error.clone() });
+    WaitResponse { status_code: i64::from(progress.exit_code), error }
+}

@@ -1,0 +1,149 @@
+//! What the engine knows of itself and its host.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Inner;
+use crate::container::lifecycle::Phase;
+use crate::model::{EngineInfo, EngineVersion, ImageListOptions, RuntimeInfo};
+use crate::options::BUILTIN_RUNTIME;
+use crate::stats::{Cgroups, host_memory};
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// The engine's part of `docker info`. Blocks.
+pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
+    let options = &inner.options;
+    let (mut running, mut paused, mut stopped) = (0, 0, 0);
+    let all = inner.containers.all();
+    for container in &all {
+        match container.phase() {
+            Phase::Running | Phase::Restarting => running += 1,
+            Phase::Paused => paused += 1,
+            _ => stopped += 1,
+        }
+    }
+    let uname = rustix::system::uname();
+    let cgroups = Cgroups::of_host();
+    let has = |controller: &str, file: &str| {
+        cgroups.is_unified() || cgroups.folder(controller, "").join(file).exists()
+    };
+    let release = os_release(&std::fs::read_to_string("/etc/os-release").unwrap_or_default());
+    let release = |key: &str| release.get(key).cloned().unwrap_or_default();
+    EngineInfo {
+        id: inner.id.clone(),
+        containers: all.len(),
+        containers_running: running,
+        containers_paused: paused,
+        containers_stopped: stopped,
+        images: inner.images.list(&ImageListOptions::default()).map_or(0, |images| images.len()),
+        driver: "overlay2".to_owned(),
+        driver_status: vec![
+            ("Backing Filesystem".to_owned(), backing_file_system(inner)),
+            ("Supports d_type".to_owned(), "true".to_owned()),
+            ("Native Overlay Diff".to_owned(), "true".to_owned()),
+        ],
+        memory_limit: has("memory", "cgroup.procs"),
+        swap_limit: has("memory", "memory.memsw.limit_in_bytes"),
+        cpu_cfs_period: has("cpu", "cgroup.procs"),
+        cpu_cfs_quota: has("cpu", "cgroup.procs"),
+        cpu_shares: has("cpu", "cpu.shares"),
+        cpu_set: has("cpuset", "cpuset.cpus"),
+        pids_limit: has("pids", "cgroup.procs"),
+        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
+        oom_kill_disable: !cgroups.is_unified() && has("memory", "memory.oom_control"),
+        debug: options.debug,
+        n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+        n_goroutines: std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count),
+        system_time: inner.now().to_string(),
+        logging_driver: "json-file".to_owned(),
+        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_version: if cgroups.is_unified() { "2" } else { "1" }.to_owned(),
+        n_events_listener: inner.events.listeners(),
+        kernel_version: uname.release().to_string_lossy().into_owned(),
+        operating_system: release("PRETTY_NAME"),
+        os_version: release("VERSION_ID"),
+        os_type: "linux".to_owned(),
+        architecture: uname.machine().to_string_lossy().into_owned(),
+        ncpu: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        mem_total: host_memory(),
+        docker_root_dir: options.data_root.to_string_lossy().into_owned(),
+        name: options.hostname.clone(),
+        labels: options.labels.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        server_version: options.version.clone(),
+        runtimes: runtimes(inner),
+        default_runtime: options.default_runtime.clone(),
+        live_restore_enabled: true,
+        init_binary: options.init_program.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        security_options: security_options(),
+        warnings: None,
+    }
+}
+
+fn runtimes(inner: &Arc<Inner>) -> BTreeMap<String, RuntimeInfo> {
+    let binaries = inner.options.runtimes.iter().map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()));
+    std::iter::once((BUILTIN_RUNTIME.to_owned(), String::new()))
+        .chain(binaries)
+        .map(|(name, path)| (name, RuntimeInfo { path }))
+        .collect()
+}
+
+fn security_options() -> Vec<String> {
+    let mut options = Vec::new();
+    if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+        options.push("name=apparmor".to_owned());
+    }
+    options.push("name=seccomp,profile=builtin".to_owned());
+    options
+}
+
+fn backing_file_system(inner: &Arc<Inner>) -> String {
+    let kind = rustix::fs::statfs(&inner.options.data_root).map_or(0, |stat| stat.f_type);
+    match kind {
+        0xef53 => "extfs",
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0x0102_1994 => "tmpfs",
+        0x794c_7630 => "overlayfs",
+        _ => "<unknown>",
+    }
+    .to_owned()
+}
+
+fn os_release(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            Some((key.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
+        })
+        .collect()
+}
+
+/// The engine's part of `docker version`.
+pub(super) fn version(inner: &Arc<Inner>) -> EngineVersion {
+    EngineVersion {
+        version: inner.options.version.clone(),
+        git_commit: String::new(),
+        os: "linux".to_owned(),
+        arch: architecture().to_owned(),
+        kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
+        runtime: (inner.options.default_runtime.clone(), inner.options.version.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read() {
+        let release = os_release("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n\nVERSION_ID='12'\n");
+        assert_eq!((release["PRETTY_NAME"].as_str(), release["VERSION_ID"].as_str()), ("Debian GNU/Linux 12", "12"));
+    }
+}

@@ -1,0 +1,28 @@
+//! Containers for real: as root, in a network namespace of its own, with a busybox image.
+//!
+//! This program is its own shim: started as `<program> shim ...` it is one. So it has no test harness but a small one of its
+//! own: `container [filter...]` runs the tests whose names hold a filter; `--list` names them.
+
+mod container {
+    pub mod bench;
+    pub mod checks;
+    pub mod harness;
+    pub mod life;
+    pub mod restore;
+    pub mod sessions;
+}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|word| word == "shim") {
+        let code = shoal_engine::shim::main(&arguments[2..]);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    if arguments.first().is_some_and(|name| name == "/sbin/docker-init") {
+        let code = shoal_engine::shim::init_main(&arguments[1..]);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    container::harness::run()
+}

@@ -1,0 +1,118 @@
+//! The daemon goes and comes; containers stay.
+
+use shoal_engine::Engine;
+use shoal_engine::container::{LogOptions, StopOptions, WaitCondition};
+use shoal_engine::model::{ExecCreate, ExecStart, HostConfig, RestartPolicy};
+use shoal_proto::error::ErrorKind;
+
+use futures::StreamExt;
+
+use super::checks::read_all;
+use super::harness::Host;
+
+pub async fn running_containers_survive(host: Host) -> Host {
+    let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done";
+    let bridge = HostConfig { network_mode: "bridge".to_owned(), ..HostConfig::default() };
+    let id = host.create("survivor", &["sh", "-c", script], bridge).await;
+    host.engine.containers().start(&id).await.unwrap();
+    let paused = host.start("frozen", &["sleep", "100"]).await;
+    host.engine.containers().pause(&paused).await.unwrap();
+    let before = host.inspect(&id).await;
+    let host = host.reopen().await;
+    let after = host.inspect(&id).await;
+    assert_eq!((after.state.pid, after.state.status.as_str()), (before.state.pid, "running"));
+    assert_eq!(after.state.started_at, before.state.started_at);
+    assert_eq!(after.network_settings.ip_address, before.network_settings.ip_address);
+    assert_eq!(host.status(&paused).await, "paused");
+    let command = ExecCreate { cmd: Some(vec!["hostname".to_owned()]), attach_stdout: true, ..ExecCreate::default() };
+    let containers = host.engine.containers();
+    let exec = containers.exec_create(&id, command).await.unwrap();
+    let streams = containers.exec_start(&exec, ExecStart::default()).await.unwrap().unwrap();
+    assert_eq!(read_all(streams.output).await, format!("{}\n", &id[..12]));
+    let waiting = containers.begin_wait(&id, WaitCondition::NotRunning).unwrap();
+    containers.stop(&id, StopOptions { signal: Some("KILL".to_owned()), timeout_s: None }).await.unwrap();
+    assert_eq!(waiting.await.status_code, 137);
+    // No line of the log is missing.
+    let lines: Vec<_> = containers.logs(&id, LogOptions::default()).await.unwrap().collect().await;
+    for (number, line) in lines.iter().enumerate() {
+        assert_eq!(line.as_ref().unwrap().data, format!("{number}\n"));
+    }
+    assert!(lines.len() > 2);
+    containers.unpause(&paused).await.unwrap();
+    host
+}
+
+pub async fn ends_while_away_are_known(mut host: Host) -> Host {
+    let id = host.start("brief", &["sh", "-c", "sleep 0.3; exit 6"]).await;
+    let auto = HostConfig { auto_remove: true, ..HostConfig::default() };
+    let auto = host.create("auto", &["sleep", "0.3"], auto).await;
+    host.engine.containers().start(&auto).await.unwrap();
+    host.engine.shutdown().await;
+    let exit = host.options.exec_root.join("shim").join(&id).join("exit.json");
+    host.until("the shim wrote how it ended", async || exit.exists()).await;
+    host.engine = Engine::open(host.options.clone()).await.unwrap();
+    host.until_status(&id, "exited").await;
+    assert_eq!(host.inspect(&id).await.state.exit_code, 6);
+    host.until("the other is removed", async || host.engine.containers().inspect(&auto, false).await.is_err()).await;
+    host
+}
+
+pub async fn half_made_containers_are_removed(mut host: Host) -> Host {
+    let kept = host.create("kept", &["true"], HostConfig::default()).await;
+    let id = host.create("half", &["true"], HostConfig::default()).await;
+    host.engine.shutdown().await;
+    let folder = host.options.data_root.join("containers").join(&id);
+    std::fs::remove_file(folder.join("config.json")).unwrap();
+    let stray = host.options.exec_root.join("shim").join("5".repeat(64));
+    std::fs::create_dir(&stray).unwrap();
+    host.engine = Engine::open(host.options.clone()).await.unwrap();
+    assert!(!folder.exists() && !stray.exists());
+    assert!(host.engine.containers().inspect(&id, false).await.is_err());
+    host.engine.containers().start(&kept).await.unwrap();
+    host
+}
+
+pub async fn policies_survive(host: Host) -> Host {
+    let policy = |name: &str| HostConfig {
+        restart_policy: RestartPolicy { name: name.to_owned(), maximum_retry_count: 0 },
+        ..HostConfig::default()
+    };
+    let always = host.create("always", &["sleep", "100"], policy("always")).await;
+    let unless = host.create("unless", &["sleep", "100"], policy("unless-stopped")).await;
+    let failing = host.create("failing", &["sh", "-c", "exit 1"], policy("on-failure")).await;
+    let containers = host.engine.containers();
+    for id in [&always, &unless, &failing] {
+        containers.start(id).await.unwrap();
+    }
+    for id in [&always, &unless] {
+        containers.kill(id, None).await.unwrap();
+    }
+    host.until("it failed some times", async || host.inspect(&failing).await.restart_count >= 2).await;
+    let count = host.inspect(&failing).await.restart_count;
+    let host = host.reopen().await;
+    host.until_status(&always, "running").await;
+    assert_eq!(host.status(&unless).await, "exited");
+    host.until("it goes on to fail", async || host.inspect(&failing).await.restart_count > count).await;
+    host
+}
+
+pub async fn a_second_engine_is_refused(host: Host) -> Host {
+    let failure = Engine::open(host.options.clone()).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Conflict);
+    assert!(failure.message.contains("another engine uses"), "{failure}");
+    host
+}
+
+pub async fn a_lost_shim_is_noticed(host: Host) -> Host {
+    let id = host.start("orphaned", &["sleep", "100"]).await;
+    let folder = host.options.exec_root.join("shim").join(&id).join("state.json");
+    let state: serde_json::Value = serde_json::from_slice(&std::fs::read(folder).unwrap()).unwrap();
+    let shim = state["shim_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
+    let init = host.inspect(&id).await.state.pid;
+    let shim = rustix::process::Pid::from_raw(shim).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+    host.until_status(&id, "exited").await;
+    assert_eq!(host.inspect(&id).await.state.exit_code, 255);
+    host.until("its process is gone", async || !std::path::Path::new(&format!("/proc/{init}")).exists()).await;
+    host
+}

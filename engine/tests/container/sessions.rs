@@ -1,0 +1,272 @@
+//! Streams, execs, health, logs, numbers, events.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use shoal_engine::container::{AttachOptions, InputState, LogOptions, StopOptions, WaitCondition};
+use shoal_engine::events::Delivery;
+use shoal_engine::model::{ExecCreate, ExecStart, Filters, HealthConfig, HostConfig, LogConfig};
+use shoal_proto::error::ErrorKind;
+use shoal_proto::time::Timestamp;
+
+use super::checks::{read_all, read_until};
+use super::harness::{Host, request};
+
+fn all_streams() -> AttachOptions {
+    AttachOptions { stdin: true, stdout: true, stderr: true, stream: true, ..AttachOptions::default() }
+}
+
+pub async fn attach_before_the_start(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let mut wanted = request(&["sh", "-c", "cat; echo end >&2"], HostConfig::default());
+    (wanted.config.open_stdin, wanted.config.stdin_once) = (true, true);
+    let id = containers.create(None, wanted).await.unwrap().id;
+    let streams = containers.attach(&id, all_streams()).await.unwrap();
+    assert!(!streams.tty);
+    let mut input = streams.input.expect("input");
+    // Typed before the start, as a fast client does.
+    assert_eq!(input.write(Bytes::from_static(b"hello\n")).await.unwrap(), InputState::Open);
+    containers.start(&id).await.unwrap();
+    input.write(Bytes::from_static(b"world\n")).await.unwrap();
+    input.close().await;
+    assert_eq!(read_all(streams.output).await, "hello\nworld\nend\n");
+    // Output of a program that ends at once is not missed either.
+    for _ in 0..10 {
+        let id = host.create("", &["echo", "quick"], HostConfig::default()).await;
+        let streams = containers.attach(&id, all_streams()).await.unwrap();
+        assert!(streams.input.is_none(), "it takes no input");
+        containers.start(&id).await.unwrap();
+        assert_eq!(read_all(streams.output).await, "quick\n");
+    }
+    let id = host.create("", &["nosuch"], HostConfig::default()).await;
+    let streams = containers.attach(&id, all_streams()).await.unwrap();
+    assert!(containers.start(&id).await.is_err());
+    assert_eq!(read_all(streams.output).await, "", "the session ends with the failed start");
+    host
+}
+
+pub async fn detach_keys_leave_it_running(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let mut wanted = request(&["cat"], HostConfig::default());
+    (wanted.config.open_stdin, wanted.config.tty) = (true, true);
+    let id = containers.create(None, wanted).await.unwrap().id;
+    containers.start(&id).await.unwrap();
+    let streams = containers.attach(&id, all_streams()).await.unwrap();
+    let mut input = streams.input.expect("input");
+    assert_eq!(input.write(Bytes::from_static(b"a\x10")).await.unwrap(), InputState::Open);
+    assert_eq!(input.write(Bytes::from_static(b"\x11")).await.unwrap(), InputState::Detached);
+    drop(read_all(streams.output).await);
+    assert_eq!(host.status(&id).await, "running");
+    let wrong = AttachOptions { detach_keys: "ctrl-1".to_owned(), ..all_streams() };
+    assert_eq!(containers.attach(&id, wrong).await.unwrap_err().kind, ErrorKind::InvalidArgument);
+    host
+}
+
+pub async fn terminals(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let mut wanted = request(&["sh", "-c", "read x; stty size; echo $TERM"], HostConfig::default());
+    (wanted.config.open_stdin, wanted.config.tty) = (true, true);
+    wanted.host_config.console_size = [20, 70];
+    let id = containers.create(None, wanted).await.unwrap().id;
+    let mut streams = containers.attach(&id, all_streams()).await.unwrap();
+    assert!(streams.tty);
+    containers.start(&id).await.unwrap();
+    containers.resize(&id, 33, 111).await.unwrap();
+    let mut input = streams.input.take().expect("input");
+    input.write(Bytes::from_static(b"\n")).await.unwrap();
+    let seen = read_until(&mut streams.output, "xterm").await;
+    assert!(seen.contains("33 111"), "{seen:?}");
+    host
+}
+
+fn exec(command: &[&str]) -> ExecCreate {
+    ExecCreate {
+        cmd: Some(command.iter().map(|word| (*word).to_owned()).collect()),
+        attach_stdout: true,
+        attach_stderr: true,
+        ..ExecCreate::default()
+    }
+}
+
+pub async fn exec_attached_and_detached(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let id = host.start("target", &["sleep", "100"]).await;
+    let command = ExecCreate {
+        env: Some(vec!["GREETING=hello".to_owned()]),
+        working_dir: "/tmp".to_owned(),
+        user: "ann".to_owned(),
+        attach_stdin: true,
+        ..exec(&["sh", "-c", "echo $GREETING $PWD $(id -u) $HOME; cat; exit 9"])
+    };
+    let exec_id = containers.exec_create("target", command).await.unwrap();
+    let before = containers.exec_inspect(&exec_id).await.unwrap();
+    assert_eq!((before.running, before.exit_code, before.container_id.as_str()), (false, None, id.as_str()));
+    let streams = containers.exec_start(&exec_id, ExecStart::default()).await.unwrap().expect("streams");
+    let mut input = streams.input.expect("input");
+    input.write(Bytes::from_static(b"typed\n")).await.unwrap();
+    input.close().await;
+    assert_eq!(read_all(streams.output).await, "hello /tmp 1000 /home/ann\ntyped\n");
+    host.until("the exec ended", async || {
+        containers.exec_inspect(&exec_id).await.unwrap().exit_code == Some(9)
+    })
+    .await;
+    let again = containers.exec_start(&exec_id, ExecStart::default()).await.unwrap_err();
+    assert_eq!(again.kind, ErrorKind::Conflict);
+    let detached = containers.exec_create(&id, exec(&["sleep", "50"])).await.unwrap();
+    let start = ExecStart { detach: true, ..ExecStart::default() };
+    assert!(containers.exec_start(&detached, start).await.unwrap().is_none());
+    let running = containers.exec_inspect(&detached).await.unwrap();
+    assert!(running.running && running.pid > 0, "{running:?}");
+    assert_eq!(host.inspect(&id).await.exec_ids, Some(vec![detached.clone()]));
+    let terminal = ExecCreate { tty: true, attach_stdin: true, console_size: Some([11, 44]), ..exec(&["stty", "size"]) };
+    let terminal = containers.exec_create(&id, terminal).await.unwrap();
+    let streams = containers.exec_start(&terminal, ExecStart { tty: true, ..Default::default() }).await.unwrap().unwrap();
+    assert!(streams.tty);
+    assert_eq!(read_all(streams.output).await, "11 44\r\n");
+    containers.stop(&id, StopOptions { signal: None, timeout_s: Some(0) }).await.unwrap();
+    assert!(containers.exec_inspect(&detached).await.is_err(), "its container has ended");
+    host
+}
+
+pub async fn exec_failures(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let id = host.start("target", &["sleep", "100"]).await;
+    let missing = containers.exec_create(&id, exec(&["nosuch"])).await.unwrap();
+    let failure = containers.exec_start(&missing, ExecStart::default()).await.unwrap_err();
+    assert!(failure.message.contains("executable file not found in $PATH"), "{failure}");
+    assert_eq!(containers.exec_inspect(&missing).await.unwrap().exit_code, Some(127));
+    assert_eq!(containers.exec_create(&id, exec(&[])).await.unwrap_err().message, "No exec command specified");
+    containers.pause(&id).await.unwrap();
+    assert!(containers.exec_create(&id, exec(&["true"])).await.unwrap_err().message.contains("is paused"));
+    containers.unpause(&id).await.unwrap();
+    containers.kill(&id, None).await.unwrap();
+    let failure = containers.exec_create(&id, exec(&["true"])).await.unwrap_err();
+    assert_eq!((failure.kind, failure.message), (ErrorKind::Conflict, format!("container {id} is not running")));
+    assert_eq!(containers.exec_inspect("nope").await.unwrap_err().message, "No such exec instance: nope");
+    host
+}
+
+pub async fn health_turns(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let mut wanted = request(&["sleep", "100"], HostConfig::default());
+    wanted.config.healthcheck = Some(HealthConfig {
+        test: Some(vec!["CMD-SHELL".to_owned(), "echo checked; test ! -e /tmp/sick".to_owned()]),
+        interval: 100_000_000,
+        timeout: 2_000_000_000,
+        retries: 2,
+        ..HealthConfig::default()
+    });
+    let id = containers.create(Some("patient".to_owned()), wanted).await.unwrap().id;
+    containers.start(&id).await.unwrap();
+    let health = async || host.inspect(&id).await.state.health.unwrap_or_default();
+    assert_eq!(health().await.status, "starting");
+    host.until("healthy", async || health().await.status == "healthy").await;
+    assert_eq!(health().await.log.unwrap()[0].output, "checked\n");
+    let touch = containers.exec_create(&id, exec(&["touch", "/tmp/sick"])).await.unwrap();
+    containers.exec_start(&touch, ExecStart { detach: true, ..ExecStart::default() }).await.unwrap();
+    host.until("unhealthy", async || health().await.status == "unhealthy").await;
+    assert!(health().await.failing_streak >= 2);
+    let listed = containers
+        .list(shoal_engine::container::ListOptions {
+            filters: Filters::default().with("health", "unhealthy"),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    assert!(listed[0].status.ends_with("(unhealthy)"), "{}", listed[0].status);
+    host
+}
+
+pub async fn logs_follow_until_the_end(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.01; done";
+    let id = host.create("talker", &["sh", "-c", script], HostConfig::default()).await;
+    containers.start(&id).await.unwrap();
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let frames: Vec<_> = containers.logs(&id, follow).await.unwrap().collect().await;
+    let lines: Vec<_> = frames.into_iter().map(|frame| frame.unwrap().data).collect();
+    let expected: Vec<_> = (0..40).map(|number| Bytes::from(format!("line {number}\n"))).collect();
+    assert_eq!(lines, expected);
+    let tail = LogOptions { tail: Some(3), ..LogOptions::default() };
+    let frames: Vec<_> = containers.logs(&id, tail).await.unwrap().collect().await;
+    assert_eq!(frames.len(), 3);
+    let last = frames[2].as_ref().unwrap().clone();
+    assert_eq!(&last.data[..], b"line 39\n");
+    let since = LogOptions { since: Some(last.time), ..LogOptions::default() };
+    assert_eq!(containers.logs(&id, since).await.unwrap().count().await, 1);
+    let text = String::from_utf8(last.render(true, false).to_vec()).unwrap();
+    assert!(text.len() == "2026-01-01T00:00:00.000000000Z line 39\n".len(), "{text}");
+    let silent = HostConfig {
+        log_config: LogConfig { kind: "none".to_owned(), ..LogConfig::default() },
+        ..HostConfig::default()
+    };
+    let silent = host.create("", &["echo", "x"], silent).await;
+    assert!(containers.logs(&silent, LogOptions::default()).await.is_err());
+    host
+}
+
+pub async fn logs_rotate(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let log = LogConfig {
+        kind: "json-file".to_owned(),
+        config: [("max-size".to_owned(), "4k".to_owned()), ("max-file".to_owned(), "50".to_owned())].into(),
+    };
+    let options = HostConfig { log_config: log, ..HostConfig::default() };
+    let id = host.create("rotating", &["seq", "1", "500"], options).await;
+    let ended = containers.begin_wait(&id, WaitCondition::NextExit).unwrap();
+    containers.start(&id).await.unwrap();
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let followed: Vec<_> = containers.logs(&id, follow).await.unwrap().collect().await;
+    assert_eq!(ended.await.status_code, 0);
+    let expected: String = (1..=500).map(|number| format!("{number}\n")).collect();
+    assert_eq!(host.output(&id).await, expected);
+    assert_eq!(followed.len(), 500);
+    let rotated = host.options.data_root.join("containers").join(&id).join(format!("{id}-json.log.1"));
+    assert!(rotated.exists());
+    host
+}
+
+pub async fn stats_and_top(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let id = host.start("worker", &["sh", "-c", "sleep 100 & while :; do :; done"]).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let stats = containers.stats(&id, false).await.unwrap();
+    assert!(stats.cpu_stats.cpu_usage.total_usage > stats.precpu_stats.cpu_usage.total_usage, "{stats:?}");
+    assert!(stats.cpu_stats.system_cpu_usage > stats.precpu_stats.system_cpu_usage);
+    assert!(stats.memory_stats.usage > 0 && stats.memory_stats.limit > 0);
+    assert_eq!(stats.pids_stats.current, 2);
+    assert_eq!((stats.name.as_str(), stats.id.as_str()), ("/worker", id.as_str()));
+    let streamed: Vec<_> = containers.stats_stream(&id).await.unwrap().take(2).collect().await;
+    assert_eq!(streamed[1].preread, streamed[0].read);
+    let top = containers.top(&id, "").await.unwrap();
+    assert_eq!(top.titles, ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
+    assert_eq!(top.processes.len(), 2);
+    let pid = host.inspect(&id).await.state.pid.to_string();
+    assert_eq!(top.processes[0][1], pid);
+    assert_eq!(top.processes[1][2], pid);
+    assert_eq!(top.processes[1][7], "sleep 100");
+    containers.kill(&id, None).await.unwrap();
+    assert_eq!(containers.top(&id, "").await.unwrap_err().message, format!("container {id} is not running"));
+    assert_eq!(containers.stats(&id, true).await.unwrap().memory_stats.usage, 0);
+    host
+}
+
+pub async fn events_tell_the_story(host: Host) -> Host {
+    let filters = Filters::default().with("type", "container");
+    let mut events = host.engine.events().subscribe(Some(Timestamp(1)), None, filters).unwrap();
+    let options = HostConfig { auto_remove: true, ..HostConfig::default() };
+    let id = host.create("actor", &["sh", "-c", "exit 4"], options).await;
+    let removed = host.engine.containers().begin_wait(&id, WaitCondition::Removed).unwrap();
+    host.engine.containers().start(&id).await.unwrap();
+    removed.await;
+    for action in ["create", "start", "die", "destroy"] {
+        let Some(Delivery::Event(event)) = events.next().await else { panic!("no event {action}") };
+        assert_eq!((event.action.as_str(), event.id.as_str(), event.from.as_str()), (action, id.as_str(), "bb"));
+        assert_eq!(event.actor.attributes["name"], "actor");
+        if action == "die" {
+            assert_eq!(event.actor.attributes["exitCode"], "4");
+        }
+    }
+    host
+}

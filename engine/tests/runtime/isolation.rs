@@ -1,0 +1,2 @@
+use super::sandbox::Backend;
+pub(crate) const TESTS: &[(&str, fn(Backend))] = &[];

@@ -1,0 +1,232 @@
+//! From creation to the end.
+
+use shoal_engine::runtime::spec::CapabilityChange;
+use shoal_engine::shim::client::{AttachOptions, Shim};
+use shoal_engine::shim::config::{ExitRecord, LogSink};
+use shoal_engine::shim::protocol::Phase;
+
+use super::sandbox::{Backend, Sandbox, assert_gone, eventually, read_all};
+
+pub(crate) const TESTS: &[(&str, fn(Backend))] = &[
+    ("lifecycle::output_and_exit_codes_arrive", output_and_exit_codes_arrive),
+    ("lifecycle::nothing_runs_before_the_start", nothing_runs_before_the_start),
+    ("lifecycle::a_missing_program_fails_the_creation", a_missing_program_fails_the_creation),
+    ("lifecycle::signals_end_it", signals_end_it),
+    ("lifecycle::a_created_one_can_be_killed", a_created_one_can_be_killed),
+    ("lifecycle::it_outlives_its_daemon", it_outlives_its_daemon),
+    ("lifecycle::pause_and_resume", pause_and_resume),
+    ("lifecycle::the_log_is_whole", the_log_is_whole),
+    ("lifecycle::init_reaps_and_forwards", init_reaps_and_forwards),
+    ("lifecycle::a_long_path_is_no_trouble", a_long_path_is_no_trouble),
+];
+
+fn output_and_exit_codes_arrive(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let outcome = sandbox.run(&sandbox.input(&["sh", "-c", "echo out; echo err >&2; exit 7"]));
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!((outcome.exit.code, outcome.exit.signal, outcome.exit.oom_killed), (7, None, false));
+    assert!(outcome.exit.finished_at.0 > 1_700_000_000_000_000_000);
+    assert_eq!(sandbox.run(&sandbox.input(&["true"])).exit.code, 0);
+    let killed = sandbox.run(&sandbox.input(&["sh", "-c", "sh -c 'kill -9 $$'; exit $?"]));
+    assert_eq!(killed.exit.code, 137);
+}
+
+fn nothing_runs_before_the_start(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let running = sandbox.create(&sandbox.input(&["touch", "/started"])).unwrap();
+    let status = sandbox.wait_for(running.shim.status()).unwrap();
+    assert_eq!((status.phase, status.paused, status.exit), (Phase::Created, false, None));
+    assert_eq!(status.pid, running.shim.pid());
+    assert!(!sandbox.rootfs().join("started").exists());
+    assert_eq!(sandbox.finish(&running).exit.code, 0);
+    assert!(sandbox.rootfs().join("started").exists());
+    assert!(ExitRecord::read(&running.dir).unwrap().is_some());
+}
+
+fn a_missing_program_fails_the_creation(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    std::fs::write(sandbox.rootfs().join("bin/plain"), "x").unwrap();
+    for (program, code, words) in [
+        ("nope", 127, "executable file not found in $PATH"),
+        ("/bin/nope", 127, "no such file or directory"),
+        ("/bin/plain", 126, "permission denied"),
+    ] {
+        let input = sandbox.input(&[program]);
+        // runc finds the last one out only when it starts.
+        let error = match sandbox.create(&input) {
+            Err(error) => error,
+            Ok(running) => sandbox.wait_for(running.shim.start()).unwrap_err(),
+        };
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(error.exit_code(), code, "{error}");
+        assert_gone(&input.cgroup);
+    }
+    // What the kernel refuses only when it is executed fails the start.
+    std::os::unix::fs::symlink("/bin/plain2", sandbox.rootfs().join("bin/link")).unwrap();
+    std::fs::write(sandbox.rootfs().join("bin/plain2"), "no program").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(sandbox.rootfs().join("bin/plain2"), mode).unwrap();
+    if backend == Backend::Builtin {
+        let running = sandbox.create(&sandbox.input(&["/bin/link"])).unwrap();
+        let error = sandbox.wait_for(running.shim.start()).unwrap_err();
+        assert!(error.to_string().contains("exec format error"), "{error}");
+        assert_eq!(error.exit_code(), 126);
+        let exit = sandbox.wait_for(running.shim.wait()).unwrap();
+        assert_eq!(exit.code, 126);
+        assert!(exit.error.unwrap().contains("exec format error"));
+        assert_gone(&running.cgroup);
+    }
+}
+
+fn signals_end_it(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let script = "trap 'echo got term; exit 3' TERM; echo ready; while true; do sleep 0.1; done";
+    let running = sandbox.create(&sandbox.input(&["sh", "-c", script])).unwrap();
+    let outcome = sandbox.wait_for(async {
+        let mut attachment = running.shim.attach(AttachOptions::default()).await.unwrap();
+        running.shim.start().await.unwrap();
+        attachment.output.next().await.unwrap();
+        running.shim.signal(15, false).await.unwrap();
+        read_all(attachment.output).await
+    });
+    assert_eq!((outcome.exit.code, outcome.stdout.as_str()), (3, "got term\n"));
+    let running = sandbox.create(&sandbox.input(&["sleep", "100"])).unwrap();
+    let exit = sandbox.wait_for(async {
+        running.shim.start().await.unwrap();
+        running.shim.signal(9, true).await.unwrap();
+        let (one, other) = tokio::join!(running.shim.wait(), running.shim.wait());
+        assert_eq!(one.as_ref().unwrap(), &other.unwrap());
+        one.unwrap()
+    });
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), false));
+    assert!(sandbox.wait_for(running.shim.signal(9, false)).is_err());
+    assert_gone(&running.cgroup);
+}
+
+fn a_created_one_can_be_killed(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let running = sandbox.create(&sandbox.input(&["true"])).unwrap();
+    let exit = sandbox.wait_for(async {
+        running.shim.signal(9, true).await.unwrap();
+        running.shim.wait().await.unwrap()
+    });
+    assert_eq!(exit.code, 137);
+    assert_gone(&running.cgroup);
+}
+
+fn it_outlives_its_daemon(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let input = sandbox.input(&["sh", "-c", "while ! test -e /go; do sleep 0.05; done; echo alive; exit 4"]);
+    let running = sandbox.create(&input).unwrap();
+    sandbox.wait_for(running.shim.start()).unwrap();
+    let (dir, pid) = (running.dir.clone(), running.shim.pid());
+    // The daemon dies: every connection closes.
+    drop(running);
+    let shim = sandbox.wait_for(Shim::connect(&dir)).unwrap();
+    assert_eq!(shim.pid(), pid);
+    let outcome = sandbox.wait_for(async {
+        let attachment = shim.attach(AttachOptions::default()).await.unwrap();
+        std::fs::write(sandbox.rootfs().join("go"), "").unwrap();
+        read_all(attachment.output).await
+    });
+    assert_eq!((outcome.stdout.as_str(), outcome.exit.code), ("alive\n", 4));
+    eventually("the shim has ended", || sandbox.wait_for(Shim::connect(&dir)).is_err());
+    assert_eq!(ExitRecord::read(&dir).unwrap().unwrap().code, 4);
+    // Whoever waits now reads the record.
+    assert_eq!(sandbox.wait_for(shim.wait()).unwrap().code, 4);
+}
+
+fn pause_and_resume(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let running = sandbox.create(&sandbox.input(&["sleep", "100"])).unwrap();
+    sandbox.wait_for(async {
+        let shim = &running.shim;
+        assert!(shim.pause().await.is_err(), "not started yet");
+        shim.start().await.unwrap();
+        shim.pause().await.unwrap();
+        assert!(shim.status().await.unwrap().paused);
+        shim.resume().await.unwrap();
+        assert!(!shim.status().await.unwrap().paused);
+        shim.pause().await.unwrap();
+        // A frozen container can be ended.
+        shim.signal(9, true).await.unwrap();
+        shim.resume().await.unwrap();
+        assert_eq!(shim.wait().await.unwrap().code, 137);
+    });
+    assert_gone(&running.cgroup);
+}
+
+fn the_log_is_whole(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let path = sandbox.dir.path().join("x-json.log");
+    let input = sandbox.input(&["sh", "-c", "seq 20000; echo err >&2; printf end"]);
+    let running = sandbox
+        .create_with(&input, |config| {
+            let path = path.clone();
+            config.log = LogSink::JsonFile { path, max_size_bytes: None, max_file: 1, attributes: Vec::new() };
+        })
+        .unwrap();
+    sandbox.wait_for(async {
+        running.shim.start().await.unwrap();
+        running.shim.wait().await.unwrap();
+    });
+    let log = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |stream: &str| -> String {
+        let wanted = lines.iter().filter(|line| line["stream"] == stream);
+        wanted.map(|line| line["log"].as_str().unwrap()).collect()
+    };
+    let numbers: String = (1..=20000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(of("stdout"), format!("{numbers}end"));
+    assert_eq!(of("stderr"), "err\n");
+}
+
+fn init_reaps_and_forwards(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let with_init = |input: &mut shoal_engine::runtime::spec::SpecInput| {
+        // The test program is dynamic: its libraries come along.
+        input.init = Some(std::env::current_exe().unwrap());
+        for library in ["/lib", "/lib64", "/usr/lib"] {
+            let kind = shoal_engine::runtime::spec::MountKind::Bind {
+                source: library.into(),
+                recursive: true,
+                propagation: None,
+                read_only_non_recursive: false,
+            };
+            let destination = library.into();
+            input.mounts.push(shoal_engine::runtime::spec::MountInput { destination, read_only: true, kind });
+        }
+    };
+    let mut input = sandbox.input(&["sh", "-c", "echo $$; (sleep 0.1 &) ; sleep 0.3; ps -o pid,comm,stat | grep -c Z; exit 5"]);
+    with_init(&mut input);
+    let outcome = sandbox.run(&input);
+    assert_eq!((outcome.stdout.as_str(), outcome.exit.code), ("2\n0\n", 5), "{outcome:?}");
+    let mut input = sandbox.input(&["sh", "-c", "trap 'exit 6' TERM; echo ready; while true; do sleep 0.05; done"]);
+    with_init(&mut input);
+    input.capabilities = CapabilityChange::default();
+    let running = sandbox.create(&input).unwrap();
+    let outcome = sandbox.wait_for(async {
+        let mut attachment = running.shim.attach(AttachOptions::default()).await.unwrap();
+        running.shim.start().await.unwrap();
+        attachment.output.next().await.unwrap();
+        running.shim.signal(15, false).await.unwrap();
+        read_all(attachment.output).await
+    });
+    assert_eq!(outcome.exit.code, 6);
+}
+
+fn a_long_path_is_no_trouble(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let mut input = sandbox.input(&["tty"]);
+    input.id = "a".repeat(64);
+    let built = shoal_engine::runtime::spec::build(&input).unwrap();
+    let dir = sandbox.dir.path().join("d".repeat(100)).join("e".repeat(100)).join(&input.id);
+    let config = sandbox.config(&input);
+    let shim = Shim::spawn(&sandbox.program, &dir, &config, &built.spec, built.seccomp.as_deref());
+    let shim = sandbox.wait_for(shim).unwrap();
+    sandbox.wait_for(async {
+        shim.start().await.unwrap();
+        assert_eq!(shim.wait().await.unwrap().code, 1);
+    });
+    assert_gone(&input.cgroup);
+}
