@@ -33,6 +33,7 @@ pub(crate) mod template;
 pub(crate) mod terminal;
 mod volume;
 
+use std::ffi::OsString;
 use std::io::BufRead as _;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -51,7 +52,7 @@ pub(crate) fn command() -> clap::Command {
 }
 
 /// Runs the command line and gives the process's exit code.
-pub(crate) fn main(arguments: Vec<String>) -> i32 {
+pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -100,7 +101,7 @@ fn report(error: &anyhow::Error) -> i32 {
 }
 
 /// Parses the arguments; a help text or an error is printed here and is the exit code.
-fn parse(arguments: &[String]) -> Result<Cli, i32> {
+fn parse(arguments: &[OsString]) -> Result<Cli, i32> {
     let error = match flags::adapt(Cli::command()).try_get_matches_from(arguments) {
         Ok(matches) => match Cli::from_arg_matches(&matches) {
             Ok(cli) => return Ok(cli),
@@ -138,8 +139,8 @@ pub(crate) fn confirm(warning: &str) -> anyhow::Result<bool> {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<String> {
-        std::iter::once("shoal").chain(text.split(' ')).map(str::to_owned).collect()
+    fn words(text: &str) -> Vec<OsString> {
+        std::iter::once("shoal").chain(text.split(' ')).map(OsString::from).collect()
     }
 
     #[test]

@@ -5,26 +5,23 @@ mod cli;
 mod daemon;
 mod lab;
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 fn main() {
-    let arguments: Vec<String> =
-        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    std::process::exit(run(arguments));
+    std::process::exit(run(std::env::args_os().collect()));
 }
 
 /// Dispatches before any thread exists: a shim and an init fork, which only a process of one thread may do safely.
-fn run(arguments: Vec<String>) -> i32 {
-    let program = arguments.first().map(String::as_str).unwrap_or_default();
-    let program = Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let verb = arguments.get(1).map(String::as_str).unwrap_or_default();
-    match (program.as_str(), verb) {
-        ("docker-init", _) => shoal_engine::shim::init_main(arguments),
-        (_, "shim") => shoal_engine::shim::main(arguments),
+fn run(arguments: Vec<OsString>) -> i32 {
+    let program = arguments.first().and_then(|program| Path::new(program).file_name());
+    let is_named = |name: &str| program == Some(OsStr::new(name));
+    match arguments.get(1..).unwrap_or_default() {
+        rest if is_named("docker-init") => shoal_engine::shim::init_main(rest),
+        [verb, rest @ ..] if verb == "shim" => shoal_engine::shim::main(rest),
         // Started under docker's name, as by a script that runs `dockerd --data-root …`.
-        ("dockerd", _) => {
-            let rest = arguments.into_iter().skip(1);
-            cli::main(["shoal", "daemon"].map(str::to_owned).into_iter().chain(rest).collect())
+        rest if is_named("dockerd") => {
+            cli::main(["shoal", "daemon"].map(OsString::from).iter().chain(rest).cloned().collect())
         }
         _ => cli::main(arguments),
     }
