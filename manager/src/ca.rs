@@ -250,7 +250,7 @@ mod tests {
         asked.distinguished_name.push(DnType::OrganizationalUnitName, "swarm-manager");
         asked.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let csr = asked.serialize_request(&key).unwrap().pem().unwrap();
-        let Ok(request) = Request::parse(&csr) else { return };
+        let request = Request::parse(&csr).unwrap();
         let cluster = ClusterId::from_bits(9);
         let grant =
             Grant { node: NodeId::from_bits(4), role: NodeRole::Worker, cluster, life: Duration::from_secs(7200) };

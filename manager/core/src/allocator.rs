@@ -19,7 +19,7 @@ use crate::store::Store;
 
 pub(crate) use network::{allocate_networks, allocate_nodes, find_subnet, overlapping};
 pub(crate) use service::{allocate_service, incomplete_reason};
-pub(crate) use task::allocate_tasks;
+pub(crate) use task::{allocate_tasks, first_status};
 
 /// The first VXLAN identifier, as in Swarm.
 pub(crate) const FIRST_VNI: u32 = 4_096;

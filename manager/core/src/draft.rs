@@ -4,6 +4,7 @@
 //! into the first, so that a raft entry carries each task once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use shoal_proto::id::{IdSource, ServiceId, TaskId};
 use shoal_proto::object::{Service, Task, TaskStatus};
@@ -22,12 +23,37 @@ pub(crate) struct Draft<'a> {
     pub(crate) now: Timestamp,
     pub(crate) ids: &'a mut dyn IdSource,
     changes: Vec<Change>,
-    task_at: HashMap<TaskId, usize>,
+    task_at: ByTask,
     service_at: HashMap<ServiceId, usize>,
     waiting: Vec<Waiting>,
     timers: BTreeMap<Due, Timestamp>,
     failed: Option<ApplyError>,
+    revision: u64,
 }
+
+/// Ids are random: no need to hash them well.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn write_u128(&mut self, bits: u128) {
+        #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+        let folded = (bits as u64) ^ (bits >> 64) as u64;
+        self.0 = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type ByTask = HashMap<TaskId, usize, BuildHasherDefault<IdHasher>>;
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(base: &'a Store, now: Timestamp, ids: &'a mut dyn IdSource) -> Self {
@@ -37,11 +63,12 @@ impl<'a> Draft<'a> {
             now,
             ids,
             changes: Vec::new(),
-            task_at: HashMap::new(),
+            task_at: ByTask::default(),
             service_at: HashMap::new(),
             waiting: Vec::new(),
             timers: BTreeMap::new(),
             failed: None,
+            revision: 0,
         }
     }
 
@@ -49,6 +76,11 @@ impl<'a> Draft<'a> {
     /// earlier in the plan than the change that frees.
     pub(crate) const fn base(&self) -> &'a Store {
         self.base
+    }
+
+    /// Raised by every change of the scratch copy.
+    pub(crate) const fn revision(&self) -> u64 {
+        self.revision
     }
 
     pub(crate) fn finish(mut self) -> Plan {
@@ -75,7 +107,10 @@ impl<'a> Draft<'a> {
             return false;
         }
         match self.store.apply_scratch(self.now, change) {
-            Ok(changed) => changed,
+            Ok(changed) => {
+                self.revision += u64::from(changed);
+                changed
+            }
             Err(error) => {
                 self.failed = Some(error);
                 false

@@ -4,16 +4,17 @@
 //! Swarm's constraint enforcer marks such a task REJECTED while its container still runs. Here it is told to stop and
 //! keeps its state (and with it its address) until its agent reports the end; the orchestrator fills the slot.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::id::NodeId;
 use shoal_proto::object::{Node, Task, TaskStatus};
-use shoal_proto::spec::ResourceAmount;
+use shoal_proto::spec::{ResourceAmount, TaskSpec};
 use shoal_proto::task_state::TaskState;
 
 use crate::change::TaskPatch;
-use crate::constraint;
+use crate::constraint::{self, Constraint};
 use crate::draft::Draft;
 use crate::orchestrator::is_alive;
 use crate::reconcile::Due;
@@ -22,8 +23,30 @@ use crate::restart::is_gone;
 /// After this time without its node a task is given up, as in Swarm.
 const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Stops the tasks of a node that no longer match their constraints, or for which the node has become too small.
-pub(crate) fn enforce(draft: &mut Draft<'_>, id: NodeId) {
+/// The constraints of specs, each read once. The spec is kept so that its address stays its own.
+#[derive(Default)]
+struct Constraints(HashMap<*const TaskSpec, (Arc<TaskSpec>, Option<Vec<Constraint>>)>);
+
+impl Constraints {
+    fn match_node(&mut self, spec: &Arc<TaskSpec>, node: &Node) -> bool {
+        if spec.placement.constraints.is_empty() {
+            return true;
+        }
+        let read = || (Arc::clone(spec), constraint::parse_all(&spec.placement.constraints).ok());
+        let (_, constraints) = self.0.entry(Arc::as_ptr(spec)).or_insert_with(read);
+        constraints.as_ref().is_some_and(|all| all.iter().all(|constraint| constraint.matches(node)))
+    }
+}
+
+/// Stops the tasks of nodes that no longer match their constraints, or for which the node has become too small.
+pub(crate) fn enforce(draft: &mut Draft<'_>, nodes: &BTreeSet<NodeId>) {
+    let mut constraints = Constraints::default();
+    for id in nodes {
+        enforce_on(draft, &mut constraints, *id);
+    }
+}
+
+fn enforce_on(draft: &mut Draft<'_>, constraints: &mut Constraints, id: NodeId) {
     let Some(node) = draft.store.node(id).cloned() else { return };
     let Some(description) = node.description.as_ref().filter(|_| !is_gone(Some(&node))) else { return };
     let mut tasks: Vec<Arc<Task>> = draft
@@ -36,7 +59,7 @@ pub(crate) fn enforce(draft: &mut Draft<'_>, id: NodeId) {
     tasks.sort_unstable_by_key(|task| (task.meta.created_at, task.id));
     let mut free = description.resources.clone();
     for task in tasks {
-        let reason = if !is_welcome(draft, &node, &task) {
+        let reason = if !is_welcome(draft, constraints, &node, &task) {
             Some("assigned node no longer meets constraints")
         } else if !take(&mut free, &task.spec.resources.reservations) {
             Some("assigned node no longer has the resources that the task reserves")
@@ -58,13 +81,9 @@ pub(crate) fn enforce(draft: &mut Draft<'_>, id: NodeId) {
 
 /// May the task stay, by its own constraints or by those its service has now? When only the latter fail, it is the
 /// updater's business, which goes a few at a time.
-fn is_welcome(draft: &Draft<'_>, node: &Node, task: &Task) -> bool {
-    let by_own = constraint::all_match(&task.spec.placement.constraints, node);
-    by_own
-        || draft
-            .store
-            .service(task.service_id)
-            .is_some_and(|service| constraint::all_match(&service.spec.task.placement.constraints, node))
+fn is_welcome(draft: &Draft<'_>, constraints: &mut Constraints, node: &Node, task: &Task) -> bool {
+    constraints.match_node(&task.spec, node)
+        || draft.store.service(task.service_id).is_some_and(|service| constraints.match_node(&service.spec.task, node))
 }
 
 /// Takes a reservation from what is free. False when it does not fit; then nothing is taken.

@@ -8,12 +8,12 @@
 mod dirty;
 mod global;
 mod replicated;
+mod slots;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_proto::id::{ServiceId, TaskId};
-use shoal_proto::object::{Service, Task, TaskStatus};
+use shoal_proto::object::{Service, Task};
 use shoal_proto::spec::ServiceMode;
 use shoal_proto::task_state::TaskState;
 
@@ -22,28 +22,17 @@ use crate::draft::Draft;
 use crate::reconcile::{Due, SlotKey};
 use crate::restart::{Replacement, hand_over, is_in_the_way, is_lost, restart, should_restart};
 use crate::store::Store;
-use crate::{reaper, update};
+use crate::{allocator, reaper, update};
 
 pub(crate) use dirty::Freshness;
+pub(crate) use slots::Slots;
 
 /// The tasks of one slot.
 pub(crate) type Slot = Vec<Arc<Task>>;
-/// The slots of a service.
-pub(crate) type Slots = BTreeMap<SlotKey, Slot>;
-
 /// The slot that a task is in.
 pub(crate) fn slot_key(task: &Task) -> SlotKey {
     let node = if task.slot == 0 { task.node_id } else { None };
     SlotKey { service: task.service_id, slot: task.slot, node }
-}
-
-/// The tasks of a service by slot.
-pub(crate) fn slots_of(store: &Store, service: ServiceId) -> Slots {
-    let mut slots = Slots::new();
-    for task in store.tasks_of_service(service) {
-        slots.entry(slot_key(task)).or_default().push(Arc::clone(task));
-    }
-    slots
 }
 
 /// The tasks of one slot.
@@ -74,9 +63,16 @@ pub(crate) fn is_finished(slot: &[Arc<Task>], now: shoal_proto::time::Timestamp)
     !slot.iter().any(|task| is_runnable(task)) && newest(slot).is_some_and(|task| !should_restart(task, now))
 }
 
-/// Makes a task in a slot. It is held back while another one of the slot is still stopping.
-pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: SlotKey, desired: TaskState, by_update: bool) {
-    let held = tasks_in(&draft.store, key).iter().any(|task| is_in_the_way(&draft.store, task));
+/// Makes a task in a slot that has these tasks. It is held back while one of them is still stopping.
+pub(crate) fn fill(
+    draft: &mut Draft<'_>,
+    service: &Service,
+    key: SlotKey,
+    slot: &[Arc<Task>],
+    desired: TaskState,
+    by_update: bool,
+) {
+    let held = slot.iter().any(|task| is_in_the_way(&draft.store, task));
     let id = TaskId::generate(draft.ids);
     draft.new_task(NewTask {
         id,
@@ -85,7 +81,7 @@ pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: SlotKey, desir
         node_id: key.node,
         spec_version: service.spec_version,
         desired_state: if held { TaskState::Ready } else { desired },
-        status: TaskStatus { timestamp: draft.now, ..TaskStatus::default() },
+        status: allocator::first_status(draft, service),
         by_update,
         ..NewTask::default()
     });
@@ -98,21 +94,29 @@ pub(crate) fn reconcile_service(draft: &mut Draft<'_>, id: ServiceId) {
         reaper::finish_deletion(draft, id);
         return;
     }
+    let mut slots = Slots::of(draft, id);
     // A rollback changes the spec: everything after it works with the new one.
-    let service = update::judge(draft, service);
-    match service.spec.mode {
-        ServiceMode::Replicated { replicas } => {
-            tend_all(draft, &service);
-            replicated::scale(draft, &service, replicas);
-        }
-        ServiceMode::Global => {
-            global::leave(draft, &service, None);
-            tend_all(draft, &service);
-            global::fill_nodes(draft, &service, None);
-        }
+    let service = update::judge(draft, service, &slots);
+    if service.spec.mode == ServiceMode::Global {
+        global::leave(draft, &service, None);
+        slots.refresh(draft, id);
     }
-    update::advance(draft, &service);
-    settle_all(draft, &service);
+    let mut freshness = Freshness::new(&service);
+    for (_, slot) in slots.iter() {
+        tend(draft, &service, &mut freshness, slot);
+    }
+    slots.refresh(draft, id);
+    match service.spec.mode {
+        ServiceMode::Replicated { replicas } => replicated::scale(draft, &service, &slots, replicas),
+        ServiceMode::Global => global::fill_nodes(draft, &service, None),
+    }
+    slots.refresh(draft, id);
+    update::advance(draft, &service, &slots);
+    slots.refresh(draft, id);
+    let idle = |slot: &[Arc<Task>]| matches!(slot, [task] if task.desired_state == TaskState::Running);
+    for (key, slot) in slots.iter().filter(|(_, slot)| !idle(slot)) {
+        settle(draft, &service, key, slot);
+    }
 }
 
 /// Looks at one slot. True when it was left empty, so that the service as a whole has to be scaled again.
@@ -131,7 +135,8 @@ pub(crate) fn reconcile_slot(draft: &mut Draft<'_>, key: SlotKey) -> bool {
     if let Some(node) = key.node {
         global::fill_nodes(draft, &service, Some(node));
     }
-    settle(draft, &service, key);
+    let slot = tasks_in(&draft.store, key);
+    settle(draft, &service, key, &slot);
     key.node.is_none() && {
         let slot = tasks_in(&draft.store, key);
         // Slots that were scaled away have tasks to be removed: nobody misses those.
@@ -145,14 +150,8 @@ pub(crate) fn reconcile_slot(draft: &mut Draft<'_>, key: SlotKey) -> bool {
 pub(crate) fn rescale(draft: &mut Draft<'_>, id: ServiceId) {
     let Some(service) = draft.store.service(id).cloned() else { return };
     if let ServiceMode::Replicated { replicas } = service.spec.mode {
-        replicated::scale(draft, &service, replicas);
-    }
-}
-
-fn tend_all(draft: &mut Draft<'_>, service: &Arc<Service>) {
-    let mut freshness = Freshness::new(service);
-    for slot in slots_of(&draft.store, service.id).values() {
-        tend(draft, service, &mut freshness, slot);
+        let slots = Slots::of(draft, id);
+        replicated::scale(draft, &service, &slots, replicas);
     }
 }
 
@@ -160,12 +159,12 @@ fn tend_all(draft: &mut Draft<'_>, service: &Arc<Service>) {
 /// over.
 fn tend(draft: &mut Draft<'_>, service: &Arc<Service>, freshness: &mut Freshness, slot: &[Arc<Task>]) {
     let over = |draft: &Draft<'_>, task: &Task| task.status.state.is_terminal() || is_lost(&draft.store, task);
-    let runnable: Vec<&Arc<Task>> = slot.iter().filter(|task| is_runnable(task)).collect();
-    if let [task] = runnable.as_slice()
-        && !over(draft, task)
+    if let [task] = slot
+        && (!is_runnable(task) || !over(draft, task))
     {
         return;
     }
+    let runnable: Vec<&Arc<Task>> = slot.iter().filter(|task| is_runnable(task)).collect();
     let (old, new): (Vec<&Arc<Task>>, Vec<&Arc<Task>>) =
         runnable.iter().partition(|task| freshness.is_dirty(&draft.store, task));
     let taken_over = new.iter().any(|task| task.status.state == TaskState::Running && !over(draft, task));
@@ -201,18 +200,8 @@ fn tend(draft: &mut Draft<'_>, service: &Arc<Service>, freshness: &mut Freshness
     }
 }
 
-fn settle_all(draft: &mut Draft<'_>, service: &Arc<Service>) {
-    let idle = |slot: &Slot| slot.len() == 1 && slot.iter().all(|task| task.desired_state == TaskState::Running);
-    for (key, slot) in slots_of(&draft.store, service.id) {
-        if !idle(&slot) {
-            settle(draft, service, key);
-        }
-    }
-}
-
 /// Lets prepared tasks start, and forgets old ones.
-fn settle(draft: &mut Draft<'_>, service: &Arc<Service>, key: SlotKey) {
-    let slot = tasks_in(&draft.store, key);
-    reaper::reap_slot(draft, service, key, &slot);
-    hand_over(draft, &slot);
+fn settle(draft: &mut Draft<'_>, service: &Arc<Service>, key: SlotKey, slot: &[Arc<Task>]) {
+    reaper::reap_slot(draft, service, key, slot);
+    hand_over(draft, slot);
 }

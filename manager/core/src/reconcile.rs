@@ -130,9 +130,7 @@ pub fn plan_all(store: &Store, dirty: &Dirty, now: Timestamp, ids: &mut dyn IdSo
     }
     let nodes: Vec<NodeId> = nodes_for_ingress(store, &dirty);
     allocator::allocate_nodes(&mut draft, &nodes);
-    for node in &dirty.nodes {
-        enforcer::enforce(&mut draft, *node);
-    }
+    enforcer::enforce(&mut draft, &dirty.nodes);
     orchestrate(&mut draft, &mut dirty);
     place(&mut draft, &dirty);
     reaper::delete_networks(&mut draft, &networks_to_delete(store, &dirty));
@@ -158,7 +156,8 @@ fn networks_to_delete(store: &Store, dirty: &Dirty) -> Vec<NetworkId> {
 
 /// Looks at services, then at the single slots that are left.
 fn orchestrate(draft: &mut Draft<'_>, dirty: &mut Dirty) {
-    for node in &dirty.nodes {
+    // In a pass over everything each slot is looked at with its service.
+    for node in dirty.nodes.iter().filter(|_| !dirty.everything) {
         dirty.slots.extend(draft.store.tasks_of_node(*node).map(|task| orchestrator::slot_key(task)));
         let global = draft.store.services().filter(|service| service.spec.mode == ServiceMode::Global);
         dirty.slots.extend(global.map(|service| SlotKey { service: service.id, slot: 0, node: Some(*node) }));
@@ -185,7 +184,9 @@ fn orchestrate(draft: &mut Draft<'_>, dirty: &mut Dirty) {
 fn place(draft: &mut Draft<'_>, dirty: &Dirty) {
     let mut groups: Vec<ServiceId> = dirty.groups.iter().copied().collect();
     if dirty.capacity || dirty.everything {
-        groups = draft.store.tasks_unassigned().map(|(service, _, _)| service).collect();
+        let unallocated = draft.store.tasks_unallocated().map(|(service, _)| service);
+        groups = unallocated.chain(draft.store.tasks_unassigned().map(|(service, _, _)| service)).collect();
+        groups.sort_unstable();
         groups.dedup();
         for service in &groups {
             // What there was no room for may fit now.

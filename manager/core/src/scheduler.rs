@@ -12,7 +12,6 @@ mod explain;
 mod node;
 mod tree;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,45 +39,41 @@ const ASSIGNED_MESSAGE: &str = "scheduler assigned task to node";
 /// Places the tasks of these services that wait for a node.
 pub(crate) fn schedule(draft: &mut Draft<'_>, services: &[ServiceId]) {
     let mut cluster: Option<Cluster> = None;
+    // Tasks are read from a copy, so that the draft can be written.
+    let view = draft.store.clone();
     for service in services {
-        let mut groups: BTreeMap<u64, Vec<Arc<Task>>> = BTreeMap::new();
-        for (_, spec_version, id) in draft.store.tasks_unassigned_of(*service) {
-            if let Some(task) = draft.store.task(id)
-                && task.status.state == TaskState::Pending
-            {
-                groups.entry(spec_version).or_default().push(Arc::clone(task));
-            }
-        }
-        for tasks in groups.into_values() {
-            let cluster = cluster.get_or_insert_with(|| Cluster::observe(&draft.store));
-            place_group(draft, cluster, *service, &tasks);
+        let waiting = view.tasks_unassigned_of(*service).filter_map(|(_, _, id)| view.task(id));
+        let tasks: Vec<&Arc<Task>> = waiting.collect();
+        for group in tasks.chunk_by(|a, b| a.spec_version == b.spec_version) {
+            let cluster = cluster.get_or_insert_with(|| Cluster::observe(&view));
+            place_group(draft, cluster, *service, group);
         }
     }
 }
 
-fn place_group(draft: &mut Draft<'_>, cluster: &mut Cluster, service: ServiceId, tasks: &[Arc<Task>]) {
+fn place_group(draft: &mut Draft<'_>, cluster: &mut Cluster, service: ServiceId, tasks: &[&Arc<Task>]) {
     let Some(first) = tasks.first() else { return };
     let needs = Needs::of(first);
     cluster.enter_group(&draft.store, service, first.spec_version, draft.now);
-    let (bound, free): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| task.node_id.is_some());
-    for task in bound {
+    for task in tasks.iter().filter(|task| task.node_id.is_some()) {
         place_bound(draft, cluster, &needs, task);
     }
-    if free.is_empty() {
+    let mut free = tasks.iter().filter(|task| task.node_id.is_none()).peekable();
+    if free.peek().is_none() {
         return;
     }
     let mut tree = Tree::grow(cluster, &needs, &first.spec.placement.spread);
-    let mut placed = 0;
-    for task in &free {
+    while free.peek().is_some() {
         let Some(index) = tree.take(cluster, &needs) else { break };
-        assign(draft, task, cluster.take(index, &needs));
-        placed += 1;
+        let node = cluster.take(index, &needs);
+        if let Some(task) = free.next() {
+            assign(draft, task, node);
+        }
     }
-    let unplaced = free.get(placed..).unwrap_or_default();
-    if !unplaced.is_empty() {
+    if let Some(first) = free.peek() {
         let reason = explain::explain(cluster, &needs, None);
-        draft.wait(Some(service), unplaced.first().map(|task| task.id), reason.clone());
-        for task in unplaced {
+        draft.wait(Some(service), Some(first.id), reason.clone());
+        for task in free {
             explain_to(draft, task, &reason);
         }
     }

@@ -134,7 +134,18 @@ impl Store {
         self.index.by_node.range(range).filter_map(|(_, _, task)| self.tasks.get(task))
     }
 
-    /// Tasks that wait for their addresses or their node, grouped by service and spec version.
+    /// Tasks that wait for their addresses, grouped by service.
+    pub fn tasks_unallocated(&self) -> impl Iterator<Item = (ServiceId, TaskId)> {
+        self.index.unallocated.iter().copied()
+    }
+
+    /// Such tasks of one service.
+    pub fn tasks_unallocated_of(&self, id: ServiceId) -> impl Iterator<Item = TaskId> {
+        let range = (id, TaskId::from_bits(0))..=(id, TaskId::from_bits(u128::MAX));
+        self.index.unallocated.range(range).map(|(_, task)| *task)
+    }
+
+    /// Tasks that have their addresses and wait for a node, grouped by service and spec version.
     pub fn tasks_unassigned(&self) -> impl Iterator<Item = (ServiceId, u64, TaskId)> {
         self.index.unassigned.iter().copied()
     }

@@ -21,7 +21,7 @@ use shoal_proto::time::Timestamp;
 use crate::allocator;
 use crate::change::ServicePatch;
 use crate::draft::Draft;
-use crate::orchestrator::{Freshness, Slot, Slots, fill, is_alive, is_finished, is_runnable, newest, slots_of};
+use crate::orchestrator::{Freshness, Slots, fill, is_alive, is_finished, is_runnable, newest, tasks_in};
 use crate::reconcile::{Due, SlotKey};
 
 /// A task of an update that has not begun to start after this time has failed.
@@ -78,9 +78,9 @@ pub(crate) fn counts_as_failed(service: &Service, task: &Task, now: Timestamp) -
 fn failures(service: &Service, slots: &Slots, now: Timestamp) -> (BTreeSet<SlotKey>, Option<TaskId>) {
     let mut failed = BTreeSet::new();
     let mut last: Option<&Arc<Task>> = None;
-    for (key, slot) in slots {
+    for (key, slot) in slots.iter() {
         for task in slot.iter().filter(|task| counts_as_failed(service, task, now)) {
-            failed.insert(*key);
+            failed.insert(key);
             if last.is_none_or(|known| known.ended_at < task.ended_at) {
                 last = Some(task);
             }
@@ -89,7 +89,7 @@ fn failures(service: &Service, slots: &Slots, now: Timestamp) -> (BTreeSet<SlotK
     (failed, last.map(|task| task.id))
 }
 
-fn is_slot_dirty(draft: &Draft<'_>, freshness: &mut Freshness, slot: &Slot) -> bool {
+fn is_slot_dirty(draft: &Draft<'_>, freshness: &mut Freshness, slot: &[Arc<Task>]) -> bool {
     let mut runnable = slot.iter().filter(|task| is_runnable(task)).peekable();
     if runnable.peek().is_none() {
         return is_finished(slot, draft.now) && newest(slot).is_some_and(|task| freshness.is_dirty(&draft.store, task));
@@ -108,21 +108,21 @@ fn set_status(draft: &mut Draft<'_>, service: &Arc<Service>, status: UpdateStatu
 
 /// Begins an update if one is needed, and decides whether the one under way has failed. Gives the service as it is
 /// then: a rollback changes its spec.
-pub(crate) fn judge(draft: &mut Draft<'_>, service: Arc<Service>) -> Arc<Service> {
+pub(crate) fn judge(draft: &mut Draft<'_>, service: Arc<Service>, slots: &Slots) -> Arc<Service> {
     let state = service.update_status.as_ref().map(|status| status.state);
     if matches!(state, Some(UpdateState::Paused | UpdateState::RollbackPaused)) {
         return service;
     }
     let counted = service.update_status.as_ref().is_some_and(|status| status.total_slots > 0);
     let outdated = |task: &Arc<Task>| task.spec_version != service.spec_version;
-    if !is_running(&service) && !draft.store.tasks_of_service(service.id).any(outdated) {
+    if !is_running(&service) && !slots.tasks().iter().any(outdated) {
         return service;
     }
-    let slots = slots_of(&draft.store, service.id);
     let mut service = service;
     if !is_running(&service) || !counted {
         let mut freshness = Freshness::new(&service);
-        let dirty: Vec<&Slot> = slots.values().filter(|slot| is_slot_dirty(draft, &mut freshness, slot)).collect();
+        let all = slots.iter().map(|(_, slot)| slot);
+        let dirty: Vec<&[Arc<Task>]> = all.filter(|slot| is_slot_dirty(draft, &mut freshness, slot)).collect();
         // After an update that went on in spite of failures, old tasks may still serve while their successors crash.
         let only_leftovers = service.update_status.is_some()
             && !is_running(&service)
@@ -142,7 +142,7 @@ pub(crate) fn judge(draft: &mut Draft<'_>, service: Arc<Service>) -> Arc<Service
         };
         service = set_status(draft, &service, status);
     }
-    let (failed, culprit) = failures(&service, &slots, draft.now);
+    let (failed, culprit) = failures(&service, slots, draft.now);
     let Some(mut status) = service.update_status.clone() else { return service };
     if failed.len() as u64 > status.failed_slots {
         status.failed_slots = failed.len() as u64;
@@ -152,17 +152,27 @@ pub(crate) fn judge(draft: &mut Draft<'_>, service: Arc<Service>) -> Arc<Service
     #[expect(clippy::cast_precision_loss, reason = "a share of slots, compared with a limit given as f32")]
     let share = status.failed_slots as f32 / status.total_slots.max(1) as f32;
     match culprit {
-        Some(culprit) if share > config.max_failure_ratio => fail(draft, &service, config.failure_action, culprit),
+        Some(culprit) if share > config.max_failure_ratio => {
+            fail(draft, &service, slots, config.failure_action, culprit)
+        }
         _ => service,
     }
 }
 
-fn fail(draft: &mut Draft<'_>, service: &Arc<Service>, action: FailureAction, culprit: TaskId) -> Arc<Service> {
+fn fail(
+    draft: &mut Draft<'_>,
+    service: &Arc<Service>,
+    slots: &Slots,
+    action: FailureAction,
+    culprit: TaskId,
+) -> Arc<Service> {
     let Some(status) = service.update_status.clone() else { return Arc::clone(service) };
     let rollback = is_rollback(service);
     match action {
         FailureAction::Continue => Arc::clone(service),
-        FailureAction::Rollback if !rollback && service.previous_spec.is_some() => roll_back(draft, service, culprit),
+        FailureAction::Rollback if !rollback && service.previous_spec.is_some() => {
+            roll_back(draft, service, slots, culprit)
+        }
         FailureAction::Rollback | FailureAction::Pause => {
             let (state, what) =
                 if rollback { (UpdateState::RollbackPaused, "rollback") } else { (UpdateState::Paused, "update") };
@@ -173,7 +183,7 @@ fn fail(draft: &mut Draft<'_>, service: &Arc<Service>, action: FailureAction, cu
 }
 
 /// Copies the previous spec over the current one, as Swarm does: there is no way forward again but a new update.
-fn roll_back(draft: &mut Draft<'_>, service: &Arc<Service>, culprit: TaskId) -> Arc<Service> {
+fn roll_back(draft: &mut Draft<'_>, service: &Arc<Service>, slots: &Slots, culprit: TaskId) -> Arc<Service> {
     let Some(previous) = &service.previous_spec else { return Arc::clone(service) };
     let mut rolled_back = Service::clone(service);
     rolled_back.spec = (**previous).clone();
@@ -190,16 +200,11 @@ fn roll_back(draft: &mut Draft<'_>, service: &Arc<Service>, culprit: TaskId) -> 
     allocator::allocate_service(draft, service.id);
     let rolled_back = current(draft, service);
     // The spec it was is what the tasks are compared with from here on.
-    judge_count(draft, rolled_back)
-}
-
-fn judge_count(draft: &mut Draft<'_>, service: Arc<Service>) -> Arc<Service> {
-    let mut freshness = Freshness::new(&service);
-    let slots = slots_of(&draft.store, service.id);
-    let dirty = slots.values().filter(|slot| is_slot_dirty(draft, &mut freshness, slot)).count() as u64;
-    match service.update_status.clone() {
-        Some(status) => set_status(draft, &service, UpdateStatus { total_slots: dirty, ..status }),
-        None => service,
+    let mut freshness = Freshness::new(&rolled_back);
+    let dirty = slots.iter().filter(|(_, slot)| is_slot_dirty(draft, &mut freshness, slot)).count() as u64;
+    match rolled_back.update_status.clone() {
+        Some(status) => set_status(draft, &rolled_back, UpdateStatus { total_slots: dirty, ..status }),
+        None => rolled_back,
     }
 }
 
@@ -215,13 +220,13 @@ struct Progress {
 }
 
 /// Takes the next steps of the update under way.
-pub(crate) fn advance(draft: &mut Draft<'_>, service: &Arc<Service>) {
+pub(crate) fn advance(draft: &mut Draft<'_>, service: &Arc<Service>, slots: &Slots) {
     let service = current(draft, service);
     if !is_running(&service) {
         return;
     }
     let config = config(&service);
-    let progress = survey(draft, &service, &config);
+    let progress = survey(draft, &service, slots, &config);
     let limit = if config.parallelism == 0 { u64::MAX } else { config.parallelism };
     let free = usize::try_from(limit.saturating_sub(progress.busy)).unwrap_or(usize::MAX);
     if progress.pending.is_empty() && progress.busy == 0 && progress.watched == 0 {
@@ -246,22 +251,21 @@ fn complete(draft: &mut Draft<'_>, service: &Arc<Service>) {
     set_status(draft, service, UpdateStatus { state, message, completed_at: draft.now, ..status });
 }
 
-fn survey(draft: &mut Draft<'_>, service: &Arc<Service>, config: &UpdateConfig) -> Progress {
-    let slots = slots_of(&draft.store, service.id);
-    let (failed, _) = failures(service, &slots, draft.now);
+fn survey(draft: &mut Draft<'_>, service: &Arc<Service>, slots: &Slots, config: &UpdateConfig) -> Progress {
+    let (failed, _) = failures(service, slots, draft.now);
     let mut freshness = Freshness::new(service);
     let mut progress = Progress::default();
-    for (key, slot) in &slots {
+    for (key, slot) in slots.iter() {
         let (dirty, clean): (Vec<&Arc<Task>>, Vec<&Arc<Task>>) =
             slot.iter().filter(|task| is_alive(task)).partition(|task| freshness.is_dirty(&draft.store, task));
         let running = |tasks: &[&Arc<Task>]| tasks.iter().any(|task| task.status.state == TaskState::Running);
         if clean.is_empty() {
             if !dirty.is_empty() || is_slot_dirty(draft, &mut freshness, slot) {
-                progress.pending.push((running(&dirty), *key));
+                progress.pending.push((running(&dirty), key));
             }
             continue;
         }
-        if failed.contains(key) {
+        if failed.contains(&key) {
             continue;
         }
         if !dirty.is_empty() && !clean.iter().any(|task| is_of_update(service, task)) {
@@ -303,7 +307,7 @@ fn watch(
 /// Puts a task of the new spec into a slot. Start-first keeps the task that serves there now, if one does; what is
 /// left of earlier updates that were overtaken goes.
 fn replace(draft: &mut Draft<'_>, service: &Service, key: SlotKey, order: UpdateOrder) {
-    let slot = crate::orchestrator::tasks_in(&draft.store, key);
+    let slot = tasks_in(&draft.store, key);
     let serving = slot.iter().filter(|task| is_runnable(task) && task.status.state == TaskState::Running);
     let kept = match order {
         UpdateOrder::StopFirst => None,
@@ -312,5 +316,6 @@ fn replace(draft: &mut Draft<'_>, service: &Service, key: SlotKey, order: Update
     for task in slot.iter().filter(|task| is_runnable(task) && Some(task.id) != kept) {
         draft.set_desired(task, TaskState::Shutdown);
     }
-    fill(draft, service, key, TaskState::Running, true);
+    let slot = tasks_in(&draft.store, key);
+    fill(draft, service, key, &slot, TaskState::Running, true);
 }

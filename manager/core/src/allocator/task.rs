@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use shoal_proto::id::{NetworkId, ServiceId, TaskId};
-use shoal_proto::object::{Network, NetworkAttachment, Task, TaskStatus};
+use shoal_proto::object::{Network, NetworkAttachment, Service, Task, TaskStatus};
 use shoal_proto::task_state::TaskState;
 
 use super::{free_address, incomplete_reason, is_managed, uses_ingress};
@@ -14,15 +14,12 @@ use crate::draft::Draft;
 
 /// Gives their addresses to the new tasks of a service, as far as there are any.
 pub(crate) fn allocate_tasks(draft: &mut Draft<'_>, service: ServiceId) {
-    let tasks: Vec<TaskId> = draft.store.tasks_unassigned_of(service).map(|(_, _, task)| task).collect();
+    let tasks: Vec<TaskId> = draft.store.tasks_unallocated_of(service).collect();
     let mut incomplete = None;
     // Once a network is full it stays full for this pass.
     let mut full: BTreeMap<NetworkId, String> = BTreeMap::new();
     for id in tasks {
         let Some(task) = draft.store.task(id).cloned() else { continue };
-        if task.status.state != TaskState::New {
-            continue;
-        }
         let reason = incomplete.get_or_insert_with(|| {
             draft.store.service(service).and_then(|known| incomplete_reason(&draft.store, known))
         });
@@ -46,10 +43,21 @@ pub(crate) fn allocate_tasks(draft: &mut Draft<'_>, service: ServiceId) {
     }
 }
 
+/// What the scheduler's queue shows.
+const PENDING_MESSAGE: &str = "pending task scheduling";
+
+/// The first status of a task: one that needs no addresses is ready for the scheduler at once.
+pub(crate) fn first_status(draft: &Draft<'_>, service: &Service) -> TaskStatus {
+    let plain = service.spec.task.networks.is_empty() && service.spec.endpoint.ports.is_empty();
+    let (state, message) =
+        if plain { (TaskState::Pending, PENDING_MESSAGE.to_owned()) } else { (TaskState::New, String::new()) };
+    TaskStatus { state, timestamp: draft.now, message, ..TaskStatus::default() }
+}
+
 /// Restarted tasks keep the words on why they were restarted.
 fn waiting_message(task: &Task) -> String {
     if task.status.message.is_empty() || task.restart.crash_streak < 2 {
-        "pending task scheduling".to_owned()
+        PENDING_MESSAGE.to_owned()
     } else {
         task.status.message.clone()
     }

@@ -60,7 +60,7 @@ pub(crate) fn fill_nodes(draft: &mut Draft<'_>, service: &Arc<Service>, only: Op
         let key = SlotKey { service: service.id, slot: 0, node: Some(node) };
         let slot = tasks_in(&draft.store, key);
         if !slot.iter().any(|task| is_runnable(task)) && !is_finished(&slot, draft.now) {
-            fill(draft, service, key, TaskState::Running, false);
+            fill(draft, service, key, &slot, TaskState::Running, false);
         }
     }
 }

@@ -106,6 +106,9 @@ pub(crate) struct Index {
     pub(super) shared_names: OrdMap<ServiceId, Arc<str>>,
     pub(super) by_slot: OrdSet<(ServiceId, u64, TaskId)>,
     pub(super) by_node: OrdSet<(NodeId, ServiceId, TaskId)>,
+    /// Tasks that wait for their addresses.
+    pub(super) unallocated: OrdSet<(ServiceId, TaskId)>,
+    /// Tasks that have them and wait for a node.
     pub(super) unassigned: OrdSet<(ServiceId, u64, TaskId)>,
     pub(super) usage: OrdMap<NodeId, Arc<NodeUsage>>,
     pub(super) placement: OrdMap<(ServiceId, NodeId), PlacementCount>,
@@ -133,8 +136,10 @@ fn is_active(task: &Task) -> bool {
     task.desired_state <= TaskState::Running
 }
 
-fn is_unassigned(task: &Task) -> bool {
-    task.status.state < TaskState::Assigned && task.desired_state <= TaskState::Running
+/// Which queue the task stands in: `Some(true)` for its addresses, `Some(false)` for a node.
+fn queue(task: &Task) -> Option<bool> {
+    let waits = task.status.state < TaskState::Assigned && task.desired_state <= TaskState::Running;
+    waits.then_some(task.status.state == TaskState::New)
 }
 
 fn failed_on(task: &Task) -> Option<NodeId> {
@@ -163,8 +168,9 @@ impl Index {
             self.unlink_node(old);
             self.link_node(new);
         }
-        if is_unassigned(old) != is_unassigned(new) {
-            self.set_unassigned(new, is_unassigned(new));
+        if queue(old) != queue(new) {
+            self.leave_queue(old);
+            self.enter_queue(new);
         }
         if (occupied_node(old), is_active(old)) != (occupied_node(new), is_active(new)) {
             self.vacate(old);
@@ -190,7 +196,7 @@ impl Index {
     fn add_task(&mut self, task: &Task) -> Result<(), ApplyError> {
         self.by_slot.insert((task.service_id, task.slot, task.id));
         self.link_node(task);
-        self.set_unassigned(task, is_unassigned(task));
+        self.enter_queue(task);
         self.occupy(task);
         self.remember_failure(task);
         self.join_networks(task);
@@ -200,7 +206,7 @@ impl Index {
     fn remove_task(&mut self, task: &Task) {
         self.by_slot.remove(&(task.service_id, task.slot, task.id));
         self.unlink_node(task);
-        self.set_unassigned(task, false);
+        self.leave_queue(task);
         self.vacate(task);
         self.forget_failure(task);
         self.leave_networks(task);
@@ -219,13 +225,20 @@ impl Index {
         }
     }
 
-    fn set_unassigned(&mut self, task: &Task, unassigned: bool) {
-        let key = (task.service_id, task.spec_version, task.id);
-        if unassigned {
-            self.unassigned.insert(key);
-        } else {
-            self.unassigned.remove(&key);
-        }
+    fn enter_queue(&mut self, task: &Task) {
+        match queue(task) {
+            Some(true) => self.unallocated.insert((task.service_id, task.id)).map(|_| ()),
+            Some(false) => self.unassigned.insert((task.service_id, task.spec_version, task.id)).map(|_| ()),
+            None => None,
+        };
+    }
+
+    fn leave_queue(&mut self, task: &Task) {
+        match queue(task) {
+            Some(true) => self.unallocated.remove(&(task.service_id, task.id)).map(|_| ()),
+            Some(false) => self.unassigned.remove(&(task.service_id, task.spec_version, task.id)).map(|_| ()),
+            None => None,
+        };
     }
 
     fn occupy(&mut self, task: &Task) {
