@@ -5,7 +5,9 @@
 //!   of its uncompressed tar and shared by all images that have it, with the recipe that gives this tar back byte for
 //!   byte; `<root>/catalog.json` the images and the references to them. The catalog is replaced atomically and is the
 //!   only commit point: whatever it does not name is garbage, which `open` removes.
-//! - Before a catalog names something new, the file system is synced once; no file is synced by itself.
+//! - No file of a layer is synced by itself, and nobody waits for the disk: the catalog says which layers are not known
+//!   to be on disk, and a thread syncs the file system once and strikes them out. If the machine stops before that,
+//!   `open` reads these layers whole, and those that are not what their digest says are dropped with their images.
 //! - Names (`resolve`, `list`, ...) are answered from memory and never block. Methods that write are `async` and do
 //!   their work on blocking threads.
 
@@ -14,6 +16,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
@@ -169,6 +172,8 @@ struct Inner {
     catalog: ArcSwap<Catalog>,
     /// Held by whoever changes the catalog.
     writer: Mutex<()>,
+    /// Is a thread at work that syncs?
+    syncing: AtomicBool,
     users: RwLock<Option<Arc<dyn ImageUsers>>>,
     observer: RwLock<Option<Arc<dyn ImageObserver>>>,
 }
@@ -231,7 +236,7 @@ impl Inner {
         Ok(result)
     }
 
-    /// Puts a document where its digest says. Not synced: [`LayerStore::sync`] comes before the catalog names it.
+    /// Puts a document where its digest says. Not synced: whoever reads it checks its digest.
     fn write_blob(&self, bytes: &[u8]) -> Result<Digest, Failure> {
         use std::io::Write;
 
@@ -256,8 +261,7 @@ impl Inner {
     }
 
     /// Adds images with their names in one step. Layers are counted for the images that are new.
-    fn add(&self, images: Vec<NewImage>, now: Timestamp) -> Result<Vec<Arc<ImageEntry>>, Failure> {
-        self.layers.sync()?;
+    fn add(self: &Arc<Self>, images: Vec<NewImage>, now: Timestamp) -> Result<Vec<Arc<ImageEntry>>, Failure> {
         let (added, pins) = self.change(|catalog| {
             let mut added = Vec::new();
             let mut kept = Vec::new();
@@ -271,6 +275,7 @@ impl Inner {
                         last_tag: if image.names.is_empty() { existing.last_tag } else { now },
                     }),
                     None => {
+                        catalog.unsynced.extend(image.document.layers());
                         kept.extend(image.pins);
                         let tagged = if image.names.is_empty() { Timestamp::ZERO } else { now };
                         Arc::new(ImageEntry::new(id, image.document, image.parent, tagged))
@@ -283,7 +288,47 @@ impl Inner {
             Ok((added, kept))
         })?;
         pins.into_iter().for_each(LayerPin::keep);
+        self.sync_later();
         Ok(added)
+    }
+
+    /// Has the file system synced by a thread, and what the catalog says is not synced struck out.
+    fn sync_later(self: &Arc<Self>) {
+        if self.catalog.load().unsynced.is_empty() || self.syncing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("image-sync".to_owned()).spawn(move || inner.sync_all());
+        if let Err(error) = spawned {
+            // The next image tries again.
+            self.syncing.store(false, Ordering::Release);
+            tracing::warn!(%error, "cannot start a thread that syncs images");
+        }
+    }
+
+    fn sync_all(&self) {
+        loop {
+            let unsynced = self.catalog.load().unsynced.clone();
+            let synced = if unsynced.is_empty() {
+                Ok(())
+            } else {
+                self.layers.sync().map_err(Failure::from).and_then(|()| {
+                    self.change(|catalog| {
+                        catalog.unsynced = catalog.unsynced.difference(&unsynced).copied().collect();
+                        Ok(())
+                    })
+                })
+            };
+            self.syncing.store(false, Ordering::Release);
+            if let Err(failure) = synced {
+                tracing::error!(%failure, "cannot sync images");
+                return;
+            }
+            // Something may have come between the look and the flag.
+            if self.catalog.load().unsynced.is_empty() || self.syncing.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
     }
 }
 
@@ -341,13 +386,17 @@ impl ImageStore {
             .root()
             .make_path(Path::new("blobs/sha256"), 0o700)
             .map_err(|error| failed("cannot open the blobs", &error))?;
-        let catalog = Catalog::read(layers.root(), |id| {
-            let document = Document::parse(&read_blob(&blobs, id)?).map_err(invalid)?;
-            match document.layers().iter().find(|layer| layers.record(layer).is_none()) {
-                Some(missing) => Err(LayerError::Missing(*missing).into()),
-                None => Ok(document),
-            }
-        })
+        let catalog = Catalog::read(
+            layers.root(),
+            |layer| layers.check(layer),
+            |id| {
+                let document = Document::parse(&read_blob(&blobs, id)?).map_err(invalid)?;
+                match document.layers().iter().find(|layer| layers.record(layer).is_none()) {
+                    Some(missing) => Err(LayerError::Missing(*missing).into()),
+                    None => Ok(document),
+                }
+            },
+        )
         .map_err(|error| failed("cannot read the catalog of images", &error))?;
         for layer in catalog.images.values().flat_map(|image| &image.record.layers) {
             if let Some(pin) = layers.pin(layer) {
@@ -364,10 +413,13 @@ impl ImageStore {
             snapshots,
             catalog: ArcSwap::from_pointee(catalog),
             writer: Mutex::default(),
+            syncing: AtomicBool::new(false),
             users: RwLock::default(),
             observer: RwLock::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.sync_later();
+        Ok(Self { inner })
     }
 
     /// Says who knows the containers; until then no image counts as used.

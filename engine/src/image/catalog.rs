@@ -1,6 +1,6 @@
 //! The images that there are and the references to them: one immutable value, replaced on disk and then in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -52,6 +52,8 @@ impl ImageEntry {
 pub(super) struct Catalog {
     pub(super) images: BTreeMap<Digest, Arc<ImageEntry>>,
     pub(super) references: BTreeMap<Reference, Digest>,
+    /// Layers that may not be on disk yet.
+    pub(super) unsynced: BTreeSet<Digest>,
 }
 
 /// As it is on disk.
@@ -60,6 +62,11 @@ struct Stored {
     version: u32,
     images: BTreeMap<Digest, StoredImage>,
     references: BTreeMap<String, Digest>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    unsynced: BTreeSet<Digest>,
+    /// The run of the machine in which that was so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    boot: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -71,12 +78,14 @@ struct StoredImage {
 }
 
 impl Catalog {
-    /// Reads it; what it says of an image is completed by `document`. Images that cannot be read are left out.
+    /// Reads it; what it says of an image is completed by `document`. Images that cannot be read are left out. Layers
+    /// that were not synced when the machine stopped go through `check`.
     ///
     /// # Errors
     /// When the file is there but cannot be read.
     pub(super) fn read(
         directory: &Directory,
+        mut check: impl FnMut(&Digest),
         mut document: impl FnMut(&Digest) -> Result<Document, Failure>,
     ) -> io::Result<Self> {
         let stored: Stored = match directory.open_file(Path::new(FILE)) {
@@ -88,6 +97,11 @@ impl Catalog {
             return Err(io::Error::other(format!("{FILE} has the unknown version {}", stored.version)));
         }
         let mut catalog = Self::default();
+        if stored.boot == boot() {
+            catalog.unsynced = stored.unsynced;
+        } else {
+            stored.unsynced.iter().for_each(&mut check);
+        }
         for (id, image) in stored.images {
             match document(&id) {
                 Ok(document) => {
@@ -115,7 +129,13 @@ impl Catalog {
         let images =
             self.images.iter().map(|(id, image)| (*id, StoredImage { parent: image.parent, last_tag: image.last_tag }));
         let references = self.references.iter().map(|(reference, id)| (reference.to_string(), *id));
-        let stored = Stored { version: 1, images: images.collect(), references: references.collect() };
+        let stored = Stored {
+            version: 1,
+            images: images.collect(),
+            references: references.collect(),
+            boot: if self.unsynced.is_empty() { String::new() } else { boot() },
+            unsynced: self.unsynced.clone(),
+        };
         let json = serde_json::to_vec(&stored).map_err(io::Error::other)?;
         replace_file(directory, OsStr::new(FILE), &json, 0o600)
     }
@@ -175,6 +195,11 @@ impl Catalog {
     }
 }
 
+/// Different each time the machine starts.
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 pub(super) fn no_such_image(name: &str) -> Failure {
     Failure::new(ErrorKind::NotFound, format!("No such image: {name}"))
 }
@@ -200,20 +225,39 @@ mod tests {
     fn it_comes_back_from_disk() {
         let host = tempfile::tempdir().unwrap();
         let directory = Directory::open(host.path()).unwrap();
-        assert!(Catalog::read(&directory, |_| panic!("nothing there")).unwrap().images.is_empty());
+        assert!(Catalog::read(&directory, |_| (), |_| panic!("nothing there")).unwrap().images.is_empty());
         catalog().write(&directory).unwrap();
-        let read = Catalog::read(&directory, |id| {
-            if *id == Digest::of(&[2]) {
-                return Err(Failure::invalid("damaged"));
-            }
-            Ok(Document::parse(br#"{"rootfs":{"type":"layers"}}"#).unwrap())
-        });
+        let read = Catalog::read(
+            &directory,
+            |_| panic!("all is synced"),
+            |id| {
+                if *id == Digest::of(&[2]) {
+                    return Err(Failure::invalid("damaged"));
+                }
+                Ok(Document::parse(br#"{"rootfs":{"type":"layers"}}"#).unwrap())
+            },
+        );
         let read = read.unwrap();
         assert_eq!(read.images.keys().collect::<Vec<_>>(), [&Digest::of(&[1])]);
         assert_eq!(read.images[&Digest::of(&[1])].last_tag, Timestamp(1));
         assert_eq!(read.references.len(), 1);
         std::fs::write(host.path().join(FILE), "{").unwrap();
-        assert!(Catalog::read(&directory, |_| panic!("unreadable")).is_err());
+        assert!(Catalog::read(&directory, |_| (), |_| panic!("unreadable")).is_err());
+    }
+
+    #[test]
+    fn what_was_not_synced_is_checked_when_the_machine_has_stopped() {
+        let host = tempfile::tempdir().unwrap();
+        let directory = Directory::open(host.path()).unwrap();
+        let layer = Digest::of(b"layer");
+        Catalog { unsynced: [layer].into(), ..Catalog::default() }.write(&directory).unwrap();
+        let mut checked = Vec::new();
+        let read = Catalog::read(&directory, |layer| checked.push(*layer), |_| panic!("no images")).unwrap();
+        assert!(read.unsynced.contains(&layer) && checked.is_empty(), "the same run");
+        let text = std::fs::read_to_string(host.path().join(FILE)).unwrap();
+        std::fs::write(host.path().join(FILE), text.replace(&boot(), "another")).unwrap();
+        let read = Catalog::read(&directory, |layer| checked.push(*layer), |_| panic!("no images")).unwrap();
+        assert!(read.unsynced.is_empty() && checked == [layer], "another run");
     }
 
     #[test]

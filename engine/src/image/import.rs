@@ -14,7 +14,11 @@ use super::{ImportRequest, Inner, NewImage, invalid};
 use crate::model::ImageConfig;
 
 /// As `docker import`.
-pub(super) fn import(inner: &Inner, source: impl BufRead + Send, request: &ImportRequest) -> Result<Digest, Failure> {
+pub(super) fn import(
+    inner: &Arc<Inner>,
+    source: impl BufRead + Send,
+    request: &ImportRequest,
+) -> Result<Digest, Failure> {
     // What can be refused is refused before anything is read.
     let name = import_name(request)?;
     let mut config = ImageConfig::default();

@@ -376,6 +376,21 @@ impl LayerStore {
         Ok(LayerPin { store: Arc::clone(self), record })
     }
 
+    /// Reads a layer whole and drops it when it is not what its digest says.
+    pub fn check(&self, layer: &Digest) {
+        if self.record(layer).is_none() {
+            return;
+        }
+        let Err(error) = self.write_tar(layer, &mut io::sink()) else { return };
+        tracing::error!(%layer, "dropping a damaged layer: {}", shoal_proto::error::chain(&error));
+        let record = self.known().remove(layer).map(|known| known.record);
+        let dropped =
+            record.map_or(Ok(()), |record| self.withdraw(&record).and_then(|place| self.staging.remove_tree(&place)));
+        if let Err(error) = dropped {
+            tracing::error!(%layer, %error, "cannot remove a damaged layer");
+        }
+    }
+
     /// Waits until all layers and blobs are on disk.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use shoal_proto::error::{Failure, chain};
 use tokio::sync::mpsc::Sender;
@@ -63,7 +64,7 @@ impl Reporter {
 }
 
 /// As `docker load`.
-pub(super) fn load(inner: &Inner, source: impl BufRead + Send, reporter: &Reporter) -> Result<(), Failure> {
+pub(super) fn load(inner: &Arc<Inner>, source: impl BufRead + Send, reporter: &Reporter) -> Result<(), Failure> {
     let read = |error: io::Error| Failure::invalid(format!("cannot read the archive: {}", chain(&error)));
     let (start, source) = peek(source, 6).map_err(read)?;
     let compression = Compression::of(&start).map_err(invalid)?;

@@ -338,6 +338,31 @@ async fn damage_is_found_when_the_store_is_opened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_was_lost_when_the_machine_stopped_takes_its_image_along() {
+    let mut fixture = Fixture::new();
+    fixture.import("kept", &archive(&[("a", b"1")]), &[]).await;
+    let lost = archive(&[("b", b"2")]);
+    fixture.import("lost", &lost, &[]).await;
+    for _ in 0..1000 {
+        if fixture.store.inner.catalog.load().unsynced.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // As it is on disk when the power fails right now: the catalog says so, the content is not there.
+    let catalog = fixture.host.path().join("image/catalog.json");
+    let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&catalog).unwrap()).unwrap();
+    stored["unsynced"] = serde_json::json!([Digest::of(&lost), Digest::of(&archive(&[("a", b"1")]))]);
+    stored["boot"] = serde_json::json!("an earlier one");
+    let file = fixture.store.inner.layers.files_path(&Digest::of(&lost)).join("b");
+    std::fs::write(&catalog, stored.to_string()).unwrap();
+    std::fs::write(file, "").unwrap();
+    fixture.reopen();
+    assert_eq!(fixture.tags(), ["kept:latest"]);
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn containers_outlive_their_image() {
     let mut fixture = Fixture::new();
     fixture.import("app", &archive(&[("a", b"1")]), &[]).await;
