@@ -66,6 +66,7 @@ impl NodeFile {
 
     pub(crate) fn write(&self, data_dir: &Path) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| Failure::internal(&error))?;
+        std::fs::create_dir_all(data_dir.join("certificates")).map_err(|error| Failure::internal(&error))?;
         shoal_kit::identity::write_private(&Self::path(data_dir), &text).map_err(|error| Failure::internal(&error))
     }
 
