@@ -10,6 +10,8 @@
 //! logs, for as long. Statuses are not sent back to the node that they came from.
 
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -7,12 +7,15 @@
 
 mod batch;
 mod dirty;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use shoal_proto::id::{IdSource, NetworkId, NodeId, ServiceId, TaskId};
+use shoal_proto::object::Task;
 use shoal_proto::spec::ServiceMode;
 use shoal_proto::time::Timestamp;
 
@@ -188,17 +191,22 @@ fn place(draft: &mut Draft<'_>, dirty: &Dirty) {
         groups = unallocated.chain(draft.store.tasks_unassigned().map(|(service, _, _)| service)).collect();
         groups.sort_unstable();
         groups.dedup();
-        for service in &groups {
-            // What there was no room for may fit now.
-            if draft.store.service(*service).is_some_and(|s| allocator::incomplete_reason(&draft.store, s).is_some()) {
-                allocator::allocate_service(draft, *service);
-            }
+        // What there was no room for may fit now.
+        let incomplete: Vec<ServiceId> = draft.store.services_incomplete().collect();
+        for service in incomplete {
+            allocator::allocate_service(draft, service);
         }
     }
     for service in &groups {
         allocator::allocate_tasks(draft, *service);
     }
     scheduler::schedule(draft, &groups);
+}
+
+/// Does the task run what its service wants now? As Swarm's `IsTaskDirty`, the other way round; a task without a service
+/// does not.
+pub fn is_up_to_date(store: &Store, task: &Task) -> bool {
+    store.service(task.service_id).is_some_and(|service| !orchestrator::Freshness::new(service).is_dirty(store, task))
 }
 
 /// A pass over everything at least this often, should a cause of work have been overlooked.

@@ -89,6 +89,11 @@ impl Store {
         self.services.values()
     }
 
+    /// The services whose endpoint may lack a virtual address or a port.
+    pub fn services_incomplete(&self) -> impl Iterator<Item = ServiceId> {
+        self.index.incomplete.iter().copied()
+    }
+
     /// The service of this name; none that is pending deletion.
     pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
         self.services.get(self.index.service_names.get(name)?)

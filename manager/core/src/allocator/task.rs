@@ -16,6 +16,7 @@ use crate::draft::Draft;
 pub(crate) fn allocate_tasks(draft: &mut Draft<'_>, service: ServiceId) {
     let tasks: Vec<TaskId> = draft.store.tasks_unallocated_of(service).collect();
     let mut incomplete = None;
+    let mut refused = false;
     // Once a network is full it stays full for this pass.
     let mut full: BTreeMap<NetworkId, String> = BTreeMap::new();
     for id in tasks {
@@ -38,7 +39,13 @@ pub(crate) fn allocate_tasks(draft: &mut Draft<'_>, service: ServiceId) {
                 let networks = (networks != task.networks).then_some(networks);
                 draft.patch_task(id, TaskPatch { status: Some(status), networks, ..TaskPatch::default() });
             }
-            Err(reason) => refuse(draft, &task, &reason),
+            Err(reason) => {
+                if !refused {
+                    draft.wait(Some(service), Some(id), reason.clone());
+                }
+                refused = true;
+                refuse(draft, &task, &reason);
+            }
         }
     }
 }
@@ -64,7 +71,6 @@ fn waiting_message(task: &Task) -> String {
 }
 
 fn refuse(draft: &mut Draft<'_>, task: &Task, reason: &str) {
-    draft.wait(Some(task.service_id), Some(task.id), reason);
     if task.status.error != reason {
         let status = TaskStatus { timestamp: draft.now, error: reason.to_owned(), ..task.status.clone() };
         draft.set_status(task.id, status);

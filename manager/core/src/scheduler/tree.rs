@@ -84,7 +84,7 @@ impl Tree {
 
 /// Is it a descriptor that nodes can be spread over?
 pub(crate) fn is_spread_descriptor(descriptor: &str) -> bool {
-    label_of(descriptor).is_some() || matches!(descriptor, "node.id" | "node.hostname")
+    label_of(descriptor).is_some() || descriptor == "node.hostname"
 }
 
 fn label_of(descriptor: &str) -> Option<(&str, bool)> {

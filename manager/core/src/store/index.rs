@@ -7,7 +7,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use shoal_proto::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use shoal_proto::object::{Config, Network, Node, Secret, Service, Task};
-use shoal_proto::spec::{PortConfig, Protocol, PublishMode};
+use shoal_proto::spec::{EndpointMode, PortConfig, Protocol, PublishMode};
 use shoal_proto::task_state::TaskState;
 use shoal_proto::time::Timestamp;
 
@@ -118,6 +118,8 @@ pub(crate) struct Index {
     pub(super) spaces: OrdMap<NetworkId, AddressSpace>,
     pub(super) ports: OrdMap<(Protocol, u16), ServiceId>,
     pub(super) vnis: OrdMap<u32, NetworkId>,
+    /// Services that may lack a virtual address or a port.
+    pub(super) incomplete: OrdSet<ServiceId>,
     pub(super) ingress: Option<NetworkId>,
     pub(super) secret_users: OrdSet<(SecretId, ServiceId)>,
     pub(super) config_users: OrdSet<(ConfigId, ServiceId)>,
@@ -397,6 +399,9 @@ impl Index {
                 self.config_users.insert((config.id, id));
             }
         }
+        if may_be_incomplete(service) {
+            self.incomplete.insert(id);
+        }
         for network in networks_of(service) {
             self.network_services.insert((network, id));
         }
@@ -410,6 +415,7 @@ impl Index {
     fn remove_service(&mut self, service: &Service) {
         let id = service.id;
         self.shared_names.remove(&id);
+        self.incomplete.remove(&id);
         if !service.pending_delete {
             self.service_names.remove(service.spec.name.as_str());
             for key in wanted_ports(service) {
@@ -520,6 +526,16 @@ fn take_name<Id: Copy>(names: &mut Names<Id>, name: &Arc<str>, id: Id, kind: &st
 /// The routing-mesh ports that a service has, or is about to get because its spec names them.
 fn wanted_ports(service: &Service) -> impl Iterator<Item = (Protocol, u16)> + '_ {
     ingress_ports(&service.endpoint.ports).chain(ingress_ports(&service.spec.endpoint.ports))
+}
+
+/// May the endpoint lack something? True also for services on networks that give no addresses.
+fn may_be_incomplete(service: &Service) -> bool {
+    let wanted = &service.spec.endpoint;
+    let on_mesh = wanted.ports.iter().any(|port| port.mode == PublishMode::Ingress);
+    let networks = service.spec.task.networks.len() + usize::from(on_mesh);
+    let addresses = if wanted.mode == EndpointMode::Vip { networks } else { 0 };
+    !service.pending_delete
+        && (service.endpoint.virtual_ips.len() < addresses || service.endpoint.ports.len() != wanted.ports.len())
 }
 
 /// The networks that a service asks for or has an address on.
