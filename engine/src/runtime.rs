@@ -1,7 +1,148 @@
 //! Creating containers from OCI runtime specifications.
 
+mod binary;
+mod builtin;
 pub mod bundle;
 pub mod capabilities;
+mod exec;
+mod launch;
 pub mod seccomp;
 pub mod spec;
 pub mod user;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+pub(crate) use binary::{Binary, BinaryExec};
+pub(crate) use builtin::Builtin;
+pub(crate) use exec::BuiltinExec;
+
+use oci_spec::runtime::Process;
+use serde::{Deserialize, Serialize};
+use shoal_engine_sys::namespace;
+
+use crate::shim::config::{ExecConfig, RuntimeKind, ShimConfig};
+use crate::shim::protocol::RuntimeFailure;
+
+/// What a new process gets as its standard streams.
+#[derive(Debug)]
+pub(crate) enum ChildStreams {
+    /// These three.
+    Pipes {
+        /// To read from.
+        stdin: OwnedFd,
+        /// To write to.
+        stdout: OwnedFd,
+        /// To write to.
+        stderr: OwnedFd,
+    },
+    /// A terminal of the container, whose master is sent over this socket.
+    Terminal {
+        /// Path of the listening socket.
+        console_socket: PathBuf,
+    },
+}
+
+/// What [`Runtime::create`] made.
+#[derive(Debug)]
+pub(crate) struct Created {
+    /// The process, as the host numbers it. An exec has none until its start.
+    pub(crate) pid: Option<u32>,
+}
+
+/// One container, or one exec, through its life: `create`, `start`, then its process ends by itself or by a signal (the
+/// caller waits for it), then `delete`. After a failed `create`, `delete` takes away what was made. `pause` and `resume`
+/// come in between. Called from a process with one thread.
+pub(crate) trait Runtime: std::fmt::Debug {
+    /// Makes everything but runs nothing of the container's.
+    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure>;
+    /// Runs the program; returns when it was executed. Gives the process when `create` did not.
+    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure>;
+    /// Freezes every process.
+    fn pause(&mut self) -> Result<(), RuntimeFailure>;
+    /// Lets them go on.
+    fn resume(&mut self) -> Result<(), RuntimeFailure>;
+    /// Whether they are frozen.
+    fn is_paused(&self) -> bool;
+    /// Sends a signal to every process.
+    fn signal_all(&mut self, signal: i32) -> Result<(), RuntimeFailure>;
+    /// How many of its processes the kernel killed for memory.
+    fn oom_kills(&self) -> u64;
+    /// Ends what is left of it and takes it away.
+    fn delete(&mut self) -> Result<(), RuntimeFailure>;
+}
+
+/// The runtime of a container.
+pub(crate) fn for_container(dir: &Path, config: &ShimConfig) -> Box<dyn Runtime> {
+    match &config.runtime {
+        RuntimeKind::Builtin => Box::new(Builtin::new(dir, config)),
+        RuntimeKind::Binary { path, args } => Box::new(Binary::new(dir, config, path, args)),
+    }
+}
+
+/// The runtime of an exec in a container that runs with `container`.
+pub(crate) fn for_exec(dir: &Path, config: &ExecConfig, container: &ShimConfig) -> Box<dyn Runtime> {
+    match &container.runtime {
+        RuntimeKind::Builtin => Box::new(BuiltinExec::new(config, container)),
+        RuntimeKind::Binary { path, args } => Box::new(BinaryExec::new(dir, config, container, path, args)),
+    }
+}
+
+/// A pipe whose ends `execve` closes.
+fn pipe() -> Result<(OwnedFd, OwnedFd), RuntimeFailure> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| RuntimeFailure::other(format!("cannot make a pipe: {error}")))
+}
+
+/// What a helping child tells the shim.
+#[derive(Debug, Serialize, Deserialize)]
+enum Outcome {
+    Pid(u32),
+    Failure(RuntimeFailure),
+}
+
+/// Tells it: one line, since the process that was made holds the pipe, too, until it executes its program.
+fn tell(pipe: OwnedFd, outcome: &Outcome) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(outcome)?;
+    line.push(b'\n');
+    std::fs::File::from(pipe).write_all(&line)
+}
+
+/// Hears it.
+fn hear(pipe: OwnedFd) -> std::io::Result<Outcome> {
+    let mut line = Vec::new();
+    BufReader::new(std::fs::File::from(pipe)).read_until(b'\n', &mut line)?;
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// The parts of a specification that the shim itself needs; the rest is skipped, not built.
+#[derive(Debug, Deserialize)]
+struct SpecPart {
+    process: Process,
+    linux: LinuxPart,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LinuxPart {
+    #[serde(default)]
+    rootfs_propagation: Option<String>,
+}
+
+impl SpecPart {
+    fn read(path: &Path) -> Result<Self, RuntimeFailure> {
+        let bytes = std::fs::read(path)
+            .map_err(|error| RuntimeFailure::other(format!("cannot read the specification: {error}")))?;
+        serde_json::from_slice(&bytes).map_err(|error| RuntimeFailure::other(format!("bad specification: {error}")))
+    }
+}
+
+impl LinuxPart {
+    /// Mounts the container's root file system where only this process and its children see it.
+    fn mount_rootfs(&self, config: &ShimConfig) -> std::io::Result<()> {
+        let Some(rootfs) = &config.rootfs else { return Ok(()) };
+        namespace::isolate_mounts(&rootfs.target, self.rootfs_propagation.as_deref() == Some("shared"))?;
+        rootfs.mount()
+    }
+}

@@ -14,4 +14,10 @@
 
 pub mod client;
 pub mod config;
+mod entry;
+mod init;
 pub mod protocol;
+mod server;
+
+pub use entry::main;
+pub use init::init_main;

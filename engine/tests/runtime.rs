@@ -59,7 +59,8 @@ fn main() {
     }
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with("--")).collect();
     let chosen = |name: &str| {
-        filters.is_empty() || filters.iter().any(|filter| if has("--exact") { name == *filter } else { name.contains(*filter) })
+        filters.is_empty()
+            || filters.iter().any(|filter| if has("--exact") { name == *filter } else { name.contains(*filter) })
     };
     std::process::exit(i32::from(!run(names.into_iter().filter(|(name, ..)| chosen(name)).collect())));
 }
@@ -84,7 +85,12 @@ fn run(tests: Vec<(String, Backend, fn(Backend))>) -> bool {
             failed.push(name);
         }
     }
-    println!("\ntest result: {}. {} passed; {} failed", if failed.is_empty() { "ok" } else { "FAILED" }, count - failed.len(), failed.len());
+    println!(
+        "\ntest result: {}. {} passed; {} failed",
+        if failed.is_empty() { "ok" } else { "FAILED" },
+        count - failed.len(),
+        failed.len()
+    );
     failed.iter().for_each(|name| println!("    {name}"));
     failed.is_empty()
 }

@@ -1,38 +1,109 @@
-//! The files that a runtime reads: `config.json`, and for the built-in runtime the compiled system call filter.
+//! The files that a runtime reads.
 
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{PosixRlimitType, Process, Spec};
 
 use crate::shim::client::{ShimError, write_file, write_json};
 use crate::shim::config::{RuntimeKind, SECCOMP_FILE, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
+/// Directory in the shim's that the built-in runtime gives libcontainer as its bundle.
+pub(crate) const INNER_BUNDLE: &str = "bundle";
+
 /// Writes them into `dir`.
 ///
-/// The built-in runtime installs the filter as compiled code, so its `config.json` goes without `linux.seccomp`: compiling
-/// the default profile takes 10 ms, which the daemon pays once and not each container.
+/// `config.json` is the specification, less `linux.seccomp` for the built-in runtime, which installs the filter as compiled
+/// code: compiling the default profile takes 10 ms, which the daemon pays once and not each container. libcontainer gets a
+/// copy without capabilities besides: dropping them comes after the filter, so [`super::launch`] does both.
 ///
 /// # Errors
-/// When the specification has a filter and its program is missing, or a file cannot be written.
+/// When the specification has a filter and its program is missing, asks for what this machine does not allow, or a file
+/// cannot be written.
 pub(crate) fn write(dir: &Path, config: &ShimConfig, spec: &Spec, seccomp: Option<&[u8]>) -> Result<(), ShimError> {
+    if let Some(process) = spec.process() {
+        check_rlimits(process)?;
+        check_oom_score(process)?;
+    }
     let path = dir.join(SPEC_FILE);
     if config.runtime != RuntimeKind::Builtin {
         return write_json(&path, spec);
     }
     let filtered = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
     match (filtered, seccomp) {
-        (true, Some(program)) => {
-            write_file(&dir.join(SECCOMP_FILE), program)?;
-            let mut spec = spec.clone();
-            if let Some(linux) = spec.linux_mut() {
-                linux.set_seccomp(None);
-            }
-            write_json(&path, &spec)
+        (true, Some(program)) => write_file(&dir.join(SECCOMP_FILE), program)?,
+        (false, None) => {}
+        (true, None) => return Err(refuse("the specification has a seccomp profile, but it was not compiled")),
+        (false, Some(_)) => return Err(refuse("a seccomp program was given for a specification that has no profile")),
+    }
+    let mut spec = spec.clone();
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(None);
+    }
+    write_json(&path, &spec)?;
+    if let Some(process) = spec.process_mut() {
+        process.set_capabilities(None);
+    }
+    let inner = dir.join(INNER_BUNDLE);
+    std::fs::create_dir(&inner).map_err(|source| ShimError::Prepare { path: inner.clone(), source })?;
+    write_json(&inner.join(SPEC_FILE), &spec)
+}
+
+/// Raising a limit needs `CAP_SYS_RESOURCE`; the kernel would only say that it is not permitted.
+fn check_rlimits(process: &Process) -> Result<(), ShimError> {
+    if holds_sys_resource() {
+        return Ok(());
+    }
+    for rlimit in process.rlimits().iter().flatten() {
+        let own = shoal_engine_sys::process::hard_resource_limit(resource_number(rlimit.typ())).unwrap_or(u64::MAX);
+        if rlimit.hard() > own {
+            let name = rlimit.typ().to_string().trim_start_matches("RLIMIT_").to_lowercase();
+            return Err(refuse(&format!(
+                "ulimit {name}: {} is above this daemon's own limit of {own}, and raising it needs CAP_SYS_RESOURCE",
+                rlimit.hard()
+            )));
         }
-        (false, None) => write_json(&path, spec),
-        (true, None) => Err(refuse("the specification has a seccomp profile, but it was not compiled")),
-        (false, Some(_)) => Err(refuse("a seccomp program was given for a specification that has no profile")),
+    }
+    Ok(())
+}
+
+/// So does lowering the score below the one that this process was given.
+fn check_oom_score(process: &Process) -> Result<(), ShimError> {
+    let Some(wanted) = process.oom_score_adj() else { return Ok(()) };
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    let own: i32 = own.unwrap_or(0);
+    if wanted < own && !holds_sys_resource() {
+        return Err(refuse(&format!(
+            "oom_score_adj: {wanted} is below this daemon's own {own}, and lowering it needs CAP_SYS_RESOURCE"
+        )));
+    }
+    Ok(())
+}
+
+fn holds_sys_resource() -> bool {
+    let held = rustix::thread::capabilities(None);
+    held.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE))
+}
+
+/// The kernel's number of a resource (the same on all architectures that we build for).
+pub(crate) fn resource_number(resource: PosixRlimitType) -> u32 {
+    match resource {
+        PosixRlimitType::RlimitCpu => 0,
+        PosixRlimitType::RlimitFsize => 1,
+        PosixRlimitType::RlimitData => 2,
+        PosixRlimitType::RlimitStack => 3,
+        PosixRlimitType::RlimitCore => 4,
+        PosixRlimitType::RlimitRss => 5,
+        PosixRlimitType::RlimitNproc => 6,
+        PosixRlimitType::RlimitNofile => 7,
+        PosixRlimitType::RlimitMemlock => 8,
+        PosixRlimitType::RlimitAs => 9,
+        PosixRlimitType::RlimitLocks => 10,
+        PosixRlimitType::RlimitSigpending => 11,
+        PosixRlimitType::RlimitMsgqueue => 12,
+        PosixRlimitType::RlimitNice => 13,
+        PosixRlimitType::RlimitRtprio => 14,
+        PosixRlimitType::RlimitRttime => 15,
     }
 }
 

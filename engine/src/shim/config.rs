@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use shoal_proto::time::Timestamp;
 
+use crate::snapshot::RootfsMount;
+
 /// File in the shim's directory that holds its [`ShimConfig`].
 pub const BUNDLE_FILE: &str = "bundle.json";
 /// File in an exec's directory that holds its [`ExecConfig`].
@@ -92,6 +94,10 @@ pub struct ShimConfig {
     /// Where output is kept.
     #[serde(default)]
     pub log: LogSink,
+    /// How the root file system at the specification's `root.path` is put together; mounted by the shim where only the
+    /// container sees it. `None`: the path is a root file system already.
+    #[serde(default)]
+    pub rootfs: Option<RootfsMount>,
     /// The container's cgroup below the root of each hierarchy, for example `/shoal/<id>`.
     pub cgroup: String,
 }

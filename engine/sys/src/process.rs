@@ -5,6 +5,7 @@
 use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -57,7 +58,7 @@ impl SealedProgram {
     #[expect(clippy::disallowed_methods, reason = "this is the place that makes children")]
     pub fn command(&self) -> Command {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.mount.as_raw_fd()));
-        command.env_clear().current_dir("/");
+        command.arg0("shoal").env_clear().current_dir("/");
         command
     }
 }
@@ -80,27 +81,48 @@ pub enum Fork {
     Parent(u32),
 }
 
-/// Forks. Refused when this process has more than one thread: the child could then deadlock on a lock that another
-/// thread held.
-///
-/// # Errors
-/// `EBUSY` with several threads, otherwise what the kernel says.
-pub fn fork() -> io::Result<Fork> {
-    if thread_count()? != 1 {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+/// Proof that this process had one thread, which is what makes forking it and going on with Rust code sound: no other
+/// thread can hold a lock that the child would wait for. Whoever has it starts no thread as long as it is used.
+#[derive(Debug)]
+pub struct SingleThread(std::marker::PhantomData<*const ()>);
+
+impl SingleThread {
+    /// Looks how many threads there are: the links of `/proc/self/task` less `.` and `..`.
+    ///
+    /// # Errors
+    /// `EBUSY` with several threads, or when `/proc` is not there.
+    pub fn prove() -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        match std::fs::metadata("/proc/self/task")?.nlink() {
+            3 => Ok(Self(std::marker::PhantomData)),
+            _ => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+        }
     }
-    // SAFETY: there is no other thread, so every lock and the allocator are in a consistent state in the child.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Fork::Child),
-        pid => Ok(Fork::Parent(pid.unsigned_abs())),
+
+    /// Forks.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn fork(&self) -> io::Result<Fork> {
+        // SAFETY: there is no other thread, so every lock and the allocator are in a consistent state in the child.
+        forked(unsafe { libc::fork() }.into())
+    }
+
+    /// Makes a child that is a sibling: its parent is this process's parent. Otherwise as [`Self::fork`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn fork_sibling(&self) -> io::Result<Fork> {
+        // SAFETY: as above; without a stack the child goes on with a copy of this one, as after `fork`.
+        forked(unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) })
     }
 }
 
-/// How many threads this process has: the links of `/proc/self/task` less `.` and `..`.
-fn thread_count() -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+fn forked(result: i64) -> io::Result<Fork> {
+    match result {
+        0 => Ok(Fork::Child),
+        pid => u32::try_from(pid).map(Fork::Parent).map_err(|_| io::Error::last_os_error()),
+    }
 }
 
 /// Ends this process at once: no destructors, no flushing. For the child side of a fork.
@@ -197,23 +219,6 @@ pub fn install_syscall_filter(program: &[u8]) -> io::Result<()> {
     match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Makes a child that is a sibling: its parent is this process's parent. Otherwise as [`fork`].
-///
-/// # Errors
-/// As [`fork`].
-pub fn fork_sibling() -> io::Result<Fork> {
-    if thread_count()? != 1 {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
-    }
-    // SAFETY: there is no other thread; without a stack the child goes on with a copy of this one, as after `fork`.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Fork::Child),
-        pid => Ok(Fork::Parent(u32::try_from(pid).unwrap_or(0))),
     }
 }
 

@@ -63,3 +63,64 @@ pub fn send(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// A child's state has changed.
+pub const SIGCHLD: i32 = libc::SIGCHLD;
+
+/// Every signal that can be blocked, one after the other.
+#[derive(Debug)]
+pub struct AllSignals(SignalFd);
+
+impl AllSignals {
+    /// Blocks all signals but those that mean a fault of this process, and hears of them here.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left.
+    pub fn open() -> io::Result<Self> {
+        let mut heard = SigSet::all();
+        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT, Signal::SIGTRAP]
+        {
+            heard.remove(fault);
+        }
+        heard.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    /// As `read(2)`.
+    pub fn wait(&mut self) -> io::Result<i32> {
+        loop {
+            if let Some(info) = self.0.read_signal()? {
+                return Ok(i32::try_from(info.ssi_signo).unwrap_or(0));
+            }
+        }
+    }
+}
+
+/// Sends a signal to a child of this process, whose number cannot be anybody else's before it was waited for.
+///
+/// # Errors
+/// `ESRCH` when it is gone.
+pub fn send_to(child: u32, signal: i32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(child).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    // SAFETY: the call takes plain numbers.
+    match unsafe { libc::kill(pid, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Runs something that would stop this process for touching a terminal from the background.
+pub fn with_terminal_signals_ignored(run: impl FnOnce()) {
+    for signal in [libc::SIGTTOU, libc::SIGTTIN] {
+        // SAFETY: SIG_IGN is a valid disposition.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    run();
+    for signal in [libc::SIGTTOU, libc::SIGTTIN] {
+        // SAFETY: SIG_DFL is a valid disposition.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}

@@ -77,13 +77,15 @@ impl Sandbox {
         std::fs::set_permissions(rootfs.join("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
         std::fs::copy(BUSYBOX, rootfs.join("bin/busybox")).unwrap();
         for applet in [
-            "sh", "cat", "ls", "id", "true", "false", "sleep", "echo", "stat", "mount", "dd", "head", "tail", "tr", "wc",
-            "hostname", "ps", "kill", "yes", "stty", "readlink", "mkdir", "touch", "rm", "umount", "mknod", "chmod",
-            "find", "grep", "env", "test", "pwd", "seq", "tty", "unshare", "printf", "ulimit", "dmesg", "date", "ln", "cut",
+            "sh", "cat", "ls", "id", "true", "false", "sleep", "echo", "stat", "mount", "dd", "head", "tail", "tr",
+            "wc", "hostname", "ps", "kill", "yes", "stty", "readlink", "mkdir", "touch", "rm", "umount", "mknod",
+            "chmod", "find", "grep", "env", "test", "pwd", "seq", "tty", "unshare", "printf", "ulimit", "dmesg",
+            "date", "ln", "cut",
         ] {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
-        std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n").unwrap();
+        std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n")
+            .unwrap();
         std::fs::write(rootfs.join("etc/group"), "root:x:0:\nweb:x:1001:\nlogs:x:40:web\n").unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let program = ShimProgram::open(Path::new("/proc/self/exe")).unwrap();
@@ -135,7 +137,11 @@ impl Sandbox {
         self.create_with(input, |_| {})
     }
 
-    pub(crate) fn create_with(&self, input: &SpecInput, change: impl FnOnce(&mut ShimConfig)) -> Result<Running, ShimError> {
+    pub(crate) fn create_with(
+        &self,
+        input: &SpecInput,
+        change: impl FnOnce(&mut ShimConfig),
+    ) -> Result<Running, ShimError> {
         let built = spec::build(input).unwrap();
         let mut config = self.config(input);
         change(&mut config);

@@ -1,0 +1,280 @@
+//! OCI runtime binaries: whatever takes runc's command line.
+//!
+//! ## Design notes
+//! - The binary is started by the shim, which is a subreaper: when `create` and `exec --detach` end, the process that they
+//!   made becomes the shim's child.
+//! - `create` runs in a mount namespace of its own, in which the root file system is mounted.
+//! - What goes wrong is told in `--log`, as JSON lines; standard error may already be the container's.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use shoal_engine_sys::process::{self, Ended, Fork, SingleThread};
+
+use super::{ChildStreams, Created, Runtime, SpecPart};
+use crate::cgroup::Cgroup;
+use crate::shim::config::{ExecConfig, SPEC_FILE, ShimConfig};
+use crate::shim::protocol::{FailureKind, RuntimeFailure};
+
+/// Directory in the shim's for the binary's own state (`--root`).
+const STATE_DIRECTORY: &str = "state";
+const LOG_FILE: &str = "runtime.log";
+const PID_FILE: &str = "init.pid";
+const PROCESS_FILE: &str = "process.json";
+
+/// How the binary is called for one container.
+#[derive(Debug)]
+struct Tool {
+    program: PathBuf,
+    args: Vec<String>,
+    state: PathBuf,
+    log: PathBuf,
+    id: String,
+}
+
+impl Tool {
+    fn new(container_dir: &Path, log_dir: &Path, id: &str, program: &Path, args: &[String]) -> Self {
+        Self {
+            program: program.to_owned(),
+            args: args.to_vec(),
+            state: container_dir.join(STATE_DIRECTORY),
+            log: log_dir.join(LOG_FILE),
+            id: id.to_owned(),
+        }
+    }
+
+    fn command(&self, arguments: &[OsString]) -> Command {
+        let mut command = process::command(&self.program);
+        // runc finds helpers (newuidmap) by PATH, and Go's runtime asks for little else.
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+            .args(&self.args)
+            .arg("--root")
+            .arg(&self.state)
+            .arg("--log")
+            .arg(&self.log)
+            .args(["--log-format", "json"]);
+        command.args(arguments);
+        command
+    }
+
+    /// Runs it with nothing on its streams.
+    fn run(&self, arguments: &[&str]) -> Result<(), RuntimeFailure> {
+        let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
+        let mut command = self.command(&arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.finish(&mut command)
+    }
+
+    /// Runs a verb that makes a process with these streams.
+    fn run_with(&self, arguments: &[OsString], streams: ChildStreams) -> Result<(), RuntimeFailure> {
+        let mut command = self.command(arguments);
+        match streams {
+            ChildStreams::Pipes { stdin, stdout, stderr } => command.stdin(stdin).stdout(stdout).stderr(stderr),
+            ChildStreams::Terminal { .. } => command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
+        };
+        self.finish(&mut command)
+    }
+
+    fn finish(&self, command: &mut Command) -> Result<(), RuntimeFailure> {
+        let _ = std::fs::remove_file(&self.log);
+        let failed = |error| RuntimeFailure::other(format!("cannot run {:?}: {error}", self.program));
+        let child = command.spawn().map_err(failed)?;
+        // Waited for by number: the standard library would wait for any change, as the subreaper's loop does later.
+        match process::wait_for(child.id()).map_err(failed)? {
+            Ended::Code(0) => Ok(()),
+            ended => Err(self.told(ended)),
+        }
+    }
+
+    /// The last error in the log.
+    fn told(&self, ended: Ended) -> RuntimeFailure {
+        #[derive(Deserialize)]
+        struct Line {
+            level: String,
+            msg: String,
+        }
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let errors = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+        let last = errors.rev().find(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic"));
+        let message = last.map_or_else(|| format!("{:?} ended with {ended:?}", self.program), |line| line.msg);
+        RuntimeFailure::new(kind_of(&message), message)
+    }
+}
+
+/// As dockerd reads runc's words.
+fn kind_of(message: &str) -> FailureKind {
+    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if !message.contains("exec") {
+        FailureKind::Other
+    } else if has(&["executable file not found", "no such file or directory"]) {
+        FailureKind::CommandNotFound
+    } else if has(&["permission denied", "is a directory", "exec format error", "not a directory"]) {
+        FailureKind::CommandNotExecutable
+    } else {
+        FailureKind::Other
+    }
+}
+
+/// A container made by a binary.
+#[derive(Debug)]
+pub(crate) struct Binary {
+    dir: PathBuf,
+    config: ShimConfig,
+    tool: Tool,
+}
+
+impl Binary {
+    pub(crate) fn new(dir: &Path, config: &ShimConfig, program: &Path, args: &[String]) -> Self {
+        Self { dir: dir.to_owned(), config: config.clone(), tool: Tool::new(dir, dir, &config.id, program, args) }
+    }
+
+    /// Runs in a child, for its mount namespace. What the binary leaves running becomes the shim's.
+    fn create_here(&self, streams: ChildStreams) -> Result<(), RuntimeFailure> {
+        let linux = SpecPart::read(&self.dir.join(SPEC_FILE))?.linux;
+        linux
+            .mount_rootfs(&self.config)
+            .map_err(|error| RuntimeFailure::other(format!("cannot mount the root file system: {error}")))?;
+        let mut arguments: Vec<OsString> =
+            ["create", "--bundle"].iter().map(Into::into).chain([self.dir.clone().into_os_string()]).collect();
+        arguments.extend(["--pid-file".into(), self.dir.join(PID_FILE).into_os_string()]);
+        if let ChildStreams::Terminal { console_socket } = &streams {
+            arguments.extend(["--console-socket".into(), console_socket.clone().into_os_string()]);
+        }
+        arguments.push(self.config.id.clone().into());
+        self.tool.run_with(&arguments, streams)
+    }
+}
+
+impl Runtime for Binary {
+    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        let (outcome, outcome_end) = super::pipe()?;
+        let failed = |error: std::io::Error| RuntimeFailure::other(format!("cannot fork: {error}"));
+        let Fork::Parent(_) = SingleThread::prove().and_then(|single| single.fork()).map_err(failed)? else {
+            drop(outcome);
+            // Not a subreaper itself: the container's init has to pass it by.
+            let result = self.create_here(streams);
+            if let Err(failure) = &result {
+                let bytes = serde_json::to_vec(failure).unwrap_or_default();
+                let _ = std::io::Write::write_all(&mut std::fs::File::from(outcome_end), &bytes);
+            }
+            process::exit_now(i32::from(result.is_err()));
+        };
+        drop((outcome_end, streams));
+        super::launch::read_report(outcome)?;
+        read_pid(&self.dir).map(|pid| Created { pid: Some(pid) })
+    }
+
+    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+        self.tool.run(&["start", &self.config.id]).map(|()| None)
+    }
+
+    fn pause(&mut self) -> Result<(), RuntimeFailure> {
+        self.tool.run(&["pause", &self.config.id])
+    }
+
+    fn resume(&mut self) -> Result<(), RuntimeFailure> {
+        self.tool.run(&["resume", &self.config.id])
+    }
+
+    fn is_paused(&self) -> bool {
+        Cgroup::open(&self.config.cgroup).is_ok_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+    }
+
+    fn signal_all(&mut self, signal: i32) -> Result<(), RuntimeFailure> {
+        self.tool.run(&["kill", "--all", &self.config.id, &signal.to_string()])
+    }
+
+    fn oom_kills(&self) -> u64 {
+        Cgroup::open(&self.config.cgroup).map_or(0, |cgroup| cgroup.oom_kills())
+    }
+
+    fn delete(&mut self) -> Result<(), RuntimeFailure> {
+        let deleted = self.tool.run(&["delete", "--force", &self.config.id]);
+        // A binary that lost its state does not know the cgroup any more; we do.
+        if let Ok(cgroup) = Cgroup::open(&self.config.cgroup) {
+            cgroup.signal_all(rustix::process::Signal::KILL.as_raw());
+            let _ = cgroup.remove();
+        }
+        deleted
+    }
+}
+
+/// An exec made by a binary.
+#[derive(Debug)]
+pub(crate) struct BinaryExec {
+    dir: PathBuf,
+    config: ExecConfig,
+    tool: Tool,
+    streams: Option<ChildStreams>,
+}
+
+impl BinaryExec {
+    pub(crate) fn new(
+        dir: &Path,
+        config: &ExecConfig,
+        container: &ShimConfig,
+        program: &Path,
+        args: &[String],
+    ) -> Self {
+        let tool = Tool::new(&config.container_dir, dir, &container.id, program, args);
+        Self { dir: dir.to_owned(), config: config.clone(), tool, streams: None }
+    }
+}
+
+impl Runtime for BinaryExec {
+    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        let file = self.dir.join(PROCESS_FILE);
+        let bytes =
+            serde_json::to_vec(&self.config.process).map_err(|error| RuntimeFailure::other(error.to_string()))?;
+        std::fs::write(&file, bytes)
+            .map_err(|error| RuntimeFailure::other(format!("cannot write {file:?}: {error}")))?;
+        self.streams = Some(streams);
+        Ok(Created { pid: None })
+    }
+
+    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+        let wrong = || RuntimeFailure::new(FailureKind::WrongState, "already started");
+        let streams = self.streams.take().ok_or_else(wrong)?;
+        let mut arguments: Vec<OsString> = ["exec", "--detach", "--process"].iter().map(Into::into).collect();
+        arguments.push(self.dir.join(PROCESS_FILE).into_os_string());
+        arguments.extend(["--pid-file".into(), self.dir.join(PID_FILE).into_os_string()]);
+        if let ChildStreams::Terminal { console_socket } = &streams {
+            arguments.extend(["--console-socket".into(), console_socket.clone().into_os_string()]);
+        }
+        arguments.push(self.tool.id.clone().into());
+        self.tool.run_with(&arguments, streams)?;
+        read_pid(&self.dir).map(Some)
+    }
+
+    fn pause(&mut self) -> Result<(), RuntimeFailure> {
+        Err(RuntimeFailure::new(FailureKind::WrongState, "an exec cannot be paused"))
+    }
+
+    fn resume(&mut self) -> Result<(), RuntimeFailure> {
+        Err(RuntimeFailure::new(FailureKind::WrongState, "an exec cannot be paused"))
+    }
+
+    fn is_paused(&self) -> bool {
+        false
+    }
+
+    fn signal_all(&mut self, _signal: i32) -> Result<(), RuntimeFailure> {
+        Err(RuntimeFailure::new(FailureKind::WrongState, "an exec has one process; its container has all"))
+    }
+
+    fn oom_kills(&self) -> u64 {
+        0
+    }
+
+    fn delete(&mut self) -> Result<(), RuntimeFailure> {
+        Ok(())
+    }
+}
+
+fn read_pid(dir: &Path) -> Result<u32, RuntimeFailure> {
+    let text = std::fs::read_to_string(dir.join(PID_FILE)).unwrap_or_default();
+    text.trim().parse().map_err(|_| RuntimeFailure::other("the runtime wrote no process id"))
+}

@@ -1,0 +1,204 @@
+//! The last steps of a container's process, from inside: filter, capabilities, and the program.
+//!
+//! libcontainer would compile the filter anew for each container and applies none to an exec; both come through here
+//! instead. What fails is reported over a pipe that `execve` closes, so silence means that the program runs.
+
+use std::ffi::CString;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use oci_spec::runtime::{Capabilities as OciCapabilities, Process};
+use shoal_engine_sys::process::{self, Capabilities};
+use shoal_engine_sys::signal;
+
+use super::capabilities;
+use crate::shim::protocol::{FailureKind, RuntimeFailure};
+
+/// What the kernel and every shell take when there is no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Everything the last steps need, prepared while errors can still be told in peace.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    program: String,
+    args: Vec<CString>,
+    env: Vec<CString>,
+    search_path: String,
+    filter: Option<Vec<u8>>,
+    capabilities: Capabilities,
+    no_new_privileges: bool,
+    report: OwnedFd,
+}
+
+impl Launch {
+    /// Prepares the launch of an OCI process under a compiled filter; failures will be written to `report`.
+    pub(crate) fn new(process: &Process, filter: Option<Vec<u8>>, report: OwnedFd) -> Result<Self, RuntimeFailure> {
+        let args = process.args().clone().unwrap_or_default();
+        let Some(program) = args.first().cloned() else {
+            return Err(RuntimeFailure::other("no command specified"));
+        };
+        let env = process.env().clone().unwrap_or_default();
+        let search_path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
+        let search_path = search_path.unwrap_or(DEFAULT_PATH).to_owned();
+        let strings = |list: Vec<String>| -> Result<Vec<CString>, RuntimeFailure> {
+            let string = |text: String| {
+                CString::new(text).map_err(|_| RuntimeFailure::other("an argument or variable contains a null byte"))
+            };
+            list.into_iter().map(string).collect()
+        };
+        Ok(Self {
+            program,
+            args: strings(args)?,
+            env: strings(env)?,
+            search_path,
+            filter,
+            capabilities: sets(process),
+            no_new_privileges: process.no_new_privileges() == Some(true),
+            report,
+        })
+    }
+
+    /// Finds the program in the root file system that this process sees. Called before the container is said to be ready,
+    /// so that a missing program fails the creation, as with runc.
+    pub(crate) fn find(&self) -> Result<CString, RuntimeFailure> {
+        if self.program.contains('/') {
+            return check(Path::new(&self.program)).map_err(|error| self.refuse(&error));
+        }
+        let mut refused = None;
+        for directory in self.search_path.split(':') {
+            let directory = if directory.is_empty() { "." } else { directory };
+            match check(&Path::new(directory).join(&self.program)) {
+                Ok(found) => return Ok(found),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refused = Some(error),
+                Err(_) => {}
+            }
+        }
+        match refused {
+            Some(error) => Err(self.refuse(&error)),
+            None => Err(RuntimeFailure::new(
+                FailureKind::CommandNotFound,
+                format!(
+                    "unable to start container process: exec: {:?}: executable file not found in $PATH",
+                    self.program
+                ),
+            )),
+        }
+    }
+
+    fn refuse(&self, error: &io::Error) -> RuntimeFailure {
+        let (kind, text) = match error.kind() {
+            io::ErrorKind::NotFound => {
+                (FailureKind::CommandNotFound, format!("stat {}: no such file or directory", self.program))
+            }
+            io::ErrorKind::PermissionDenied => (FailureKind::CommandNotExecutable, "permission denied".to_owned()),
+            _ => (FailureKind::CommandNotExecutable, strip_number(error)),
+        };
+        RuntimeFailure::new(kind, format!("unable to start container process: exec: {:?}: {text}", self.program))
+    }
+
+    /// Tells the shim that it failed.
+    pub(crate) fn report(&self, failure: &RuntimeFailure) {
+        let Ok(bytes) = serde_json::to_vec(failure) else { return };
+        let Ok(pipe) = self.report.try_clone() else { return };
+        // Nobody is left to tell when this fails, too.
+        let _ = std::fs::File::from(pipe).write_all(&bytes);
+    }
+
+    /// Runs the program in place of this process. Does not return: what fails is reported, and ends the process.
+    pub(crate) fn run(&self) -> ! {
+        let failure = match self.run_inner() {
+            Ok(never) => match never {},
+            Err(failure) => failure,
+        };
+        self.report(&failure);
+        process::exit_now(failure.exit_code())
+    }
+
+    fn run_inner(&self) -> Result<std::convert::Infallible, RuntimeFailure> {
+        let cannot = |what: &'static str| {
+            move |error: io::Error| RuntimeFailure::new(FailureKind::CannotApply, format!("cannot {what}: {error}"))
+        };
+        signal::reset();
+        process::close_from_on_exec(3).map_err(cannot("close descriptors"))?;
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).map_err(|error| cannot("set no_new_privs")(error.into()))?;
+        }
+        // Without no-new-privileges a filter needs CAP_SYS_ADMIN, which the next step takes; with it, the filter comes last.
+        if !self.no_new_privileges {
+            self.install_filter().map_err(cannot("install the seccomp filter"))?;
+        }
+        process::set_capabilities(&self.capabilities).map_err(cannot("set the capabilities"))?;
+        if self.no_new_privileges {
+            self.install_filter().map_err(cannot("install the seccomp filter"))?;
+        }
+        // A working directory that is not below the root would be a door to the host (CVE-2024-21626).
+        let cwd =
+            rustix::process::getcwd(Vec::new()).map_err(|error| cannot("tell the working directory")(error.into()))?;
+        if !cwd.to_bytes().starts_with(b"/") {
+            return Err(RuntimeFailure::new(
+                FailureKind::CannotApply,
+                "the working directory is outside of the container",
+            ));
+        }
+        let path = self.find()?;
+        Err(self.refuse(&process::execute(&path, &self.args, &self.env)))
+    }
+
+    fn install_filter(&self) -> io::Result<()> {
+        self.filter.as_deref().map_or(Ok(()), process::install_syscall_filter)
+    }
+}
+
+/// Whether it can be executed, as far as its mode tells.
+fn check(path: &Path) -> io::Result<CString> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// The kernel's text without Rust's `(os error 8)`, in lower case as Go prints it.
+fn strip_number(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+fn sets(process: &Process) -> Capabilities {
+    let Some(wanted) = process.capabilities() else { return Capabilities::default() };
+    let bits = |set: &Option<OciCapabilities>| -> u64 {
+        let names: Vec<String> = set.iter().flatten().map(name).collect();
+        capabilities::bits(names.iter().map(String::as_str))
+    };
+    Capabilities {
+        bounding: bits(wanted.bounding()),
+        permitted: bits(wanted.permitted()),
+        effective: bits(wanted.effective()),
+        inheritable: bits(wanted.inheritable()),
+        ambient: bits(wanted.ambient()),
+    }
+}
+
+fn name(capability: &oci_spec::runtime::Capability) -> String {
+    match serde_json::to_value(capability) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}
+
+/// What was reported on the other end of a pipe: nothing when it was closed in silence.
+pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RuntimeFailure> {
+    let mut bytes = Vec::new();
+    let read = io::Read::read_to_end(&mut std::fs::File::from(pipe), &mut bytes);
+    if bytes.is_empty() {
+        return read.map(|_| ()).map_err(|error| RuntimeFailure::other(format!("cannot read the report: {error}")));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| RuntimeFailure::other(text)))
+}

@@ -1,0 +1,530 @@
+//! The shim's process: one thread, one loop around `poll`.
+//!
+//! ## Design notes
+//! - What must not wait: the container's output. It is read as long as every attached client takes it; one that takes
+//!   nothing for [`STALL`] while its buffer is full is dropped, and the container goes on.
+//! - The order at the end: output drained, log written, `exit.json` durable, clients told, then cgroup and state removed.
+//!   Whoever was told, or reads `exit.json`, finds a whole log.
+//! - A daemon that dies changes nothing here: its connection closes, the loop goes on.
+
+mod connection;
+mod streams;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use shoal_engine_sys::process::Ended;
+use shoal_engine_sys::signal::ChildEvents;
+use shoal_engine_sys::{namespace, proc, process, pty, signal};
+use shoal_kit::clock::{Clock, SystemClock};
+use shoal_proto::time::Timestamp;
+
+use self::connection::{Connection, Event, Mode};
+use self::streams::Output;
+pub(super) use self::streams::Streams;
+use super::config::{EXIT_FILE, ExitRecord, STATE_FILE, ShimState, WindowSize};
+use super::protocol::{FailureKind, FrameKind, Phase, Request, Response, RuntimeFailure, ShimStatus, frame, message};
+use crate::logs::json_file::JsonFileLog;
+use crate::runtime::Runtime;
+
+/// How long a client with a full buffer may take nothing before it is dropped.
+const STALL: Duration = Duration::from_secs(2);
+/// How long output is waited for after the process has ended: another process may hold the pipe.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long clients may take to read the rest after the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What a shim does besides its process: given by the container's or the exec's configuration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Close stdin for good when the client that had it leaves or closes it.
+    pub(super) stdin_once: bool,
+    /// Whether the streams are a terminal.
+    pub(super) terminal: bool,
+    /// The terminal's first size.
+    pub(super) console_size: Option<WindowSize>,
+}
+
+/// The loop's state.
+pub(super) struct Server {
+    dir: PathBuf,
+    runtime: Box<dyn Runtime>,
+    manner: Manner,
+    children: ChildEvents,
+    listener: UnixListener,
+    connections: Vec<Connection>,
+    streams: Streams,
+    log: Option<JsonFileLog>,
+    log_failed: bool,
+    phase: Phase,
+    init: Option<(u32, OwnedFd)>,
+    /// Children that ended before anybody knew that they were the process.
+    early: Vec<(u32, Ended)>,
+    ended: Option<(Ended, Timestamp)>,
+    start_failure: Option<RuntimeFailure>,
+    exit: Option<ExitRecord>,
+    buffer: Box<[u8]>,
+}
+
+/// What the server begins with.
+pub(super) struct Parts {
+    pub(super) dir: PathBuf,
+    pub(super) runtime: Box<dyn Runtime>,
+    pub(super) manner: Manner,
+    pub(super) children: ChildEvents,
+    pub(super) listener: UnixListener,
+    pub(super) control: OwnedFd,
+    pub(super) streams: Streams,
+    pub(super) log: Option<JsonFileLog>,
+}
+
+impl Server {
+    pub(super) fn new(parts: Parts) -> io::Result<Self> {
+        Ok(Self {
+            dir: parts.dir,
+            runtime: parts.runtime,
+            manner: parts.manner,
+            children: parts.children,
+            listener: parts.listener,
+            connections: vec![Connection::new(parts.control)?],
+            streams: parts.streams,
+            log: parts.log,
+            log_failed: false,
+            phase: Phase::Created,
+            init: None,
+            early: Vec::new(),
+            ended: None,
+            start_failure: None,
+            exit: None,
+            buffer: vec![0; 32 * 1024].into_boxed_slice(),
+        })
+    }
+
+    /// Makes the process and tells the first connection. False when that failed and the shim is to end.
+    pub(super) fn create(&mut self) -> bool {
+        let created = self.streams.take_child_ends().and_then(|ends| {
+            let created = self.runtime.create(ends)?;
+            self.adopt_terminal(created.pid.is_some())?;
+            if let Some(pid) = created.pid {
+                self.adopt(pid)?;
+            }
+            Ok(created.pid.unwrap_or(0))
+        });
+        let answer = match created {
+            Ok(pid) => Response::Created { pid },
+            Err(failure) => {
+                if let Err(cleanup) = self.runtime.delete() {
+                    say(&format!("cleaning up after a failed creation: {cleanup}"));
+                }
+                Response::Failed(failure)
+            }
+        };
+        let created = matches!(answer, Response::Created { .. });
+        if let Some(control) = self.connections.first_mut() {
+            control.send(message(&answer));
+            if !created {
+                control.flush_blocking();
+            }
+        }
+        created
+    }
+
+    /// Serves until the process has ended and everybody knows.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        while self.exit.is_none() {
+            self.turn(self.timeout())?;
+            if self.streams.are_drained() || self.drain_is_over() {
+                self.conclude();
+            }
+        }
+        let deadline = self.now().after(FAREWELL);
+        while self.connections.iter().any(Connection::has_output) && self.now() < deadline {
+            self.turn(Some(deadline.since(self.now())))?;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn drain_is_over(&self) -> bool {
+        self.ended.is_some_and(|(_, at)| self.now() >= at.after(DRAIN))
+    }
+
+    /// When the loop has to look again though nothing happens.
+    fn timeout(&self) -> Option<Duration> {
+        let now = self.now();
+        let drain = self.ended.map(|(_, at)| at.after(DRAIN).since(now));
+        let stall =
+            self.connections.iter().filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
+        drain.into_iter().chain(stall).min()
+    }
+
+    /// Waits for something to happen, and does what it asks.
+    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let readiness = self.poll(timeout)?;
+        if readiness.children {
+            self.reap()?;
+        }
+        for (output, _) in readiness.outputs.iter().filter(|(_, ready)| *ready) {
+            self.pass_on(*output);
+        }
+        if readiness.stdin {
+            self.streams.write_stdin();
+        }
+        // Connections that come now are served in the next turn.
+        let known = self.connections.len();
+        for (index, events) in readiness.connections.iter().enumerate().take(known) {
+            self.serve(index, *events);
+        }
+        if readiness.listener {
+            self.accept();
+        }
+        self.drop_stalled();
+        self.forget_closed();
+        Ok(())
+    }
+
+    fn poll(&self, timeout: Option<Duration>) -> io::Result<Readiness> {
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        });
+        let wanted: Vec<Output> = if self.may_read_output() { self.streams.open_outputs() } else { Vec::new() };
+        let mut fds = vec![PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
+        let stdin = self.streams.stdin_wanting_write();
+        fds.extend(stdin.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+        let first_output = fds.len();
+        let outputs: Vec<BorrowedFd<'_>> = wanted.iter().filter_map(|output| self.streams.output(*output)).collect();
+        fds.extend(outputs.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let first_connection = fds.len();
+        let stdin_full = self.streams.stdin_is_full();
+        for connection in &self.connections {
+            fds.push(PollFd::from_borrowed_fd(connection.as_fd(), connection.wanted(stdin_full)));
+        }
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Readiness {
+            children: ready(0),
+            listener: ready(1),
+            stdin: first_output > 2 && ready(2),
+            outputs: wanted.iter().enumerate().map(|(index, output)| (*output, ready(first_output + index))).collect(),
+            connections: fds[first_connection..].iter().map(PollFd::revents).collect(),
+        })
+    }
+
+    /// Output waits for clients that are behind; the container then waits for its full pipe, as with dockerd.
+    fn may_read_output(&self) -> bool {
+        !self.connections.iter().any(|connection| connection.full_since().is_some())
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        self.children.drain();
+        while let Some((pid, ended)) = process::reap()? {
+            match &self.init {
+                Some((init, _)) if *init == pid => self.ended = Some((ended, self.now())),
+                Some(_) => {}
+                None => self.early.push((pid, ended)),
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on this is the process. It may already have ended.
+    fn adopt(&mut self, pid: u32) -> Result<(), RuntimeFailure> {
+        let early = std::mem::take(&mut self.early);
+        if let Some((_, ended)) = early.into_iter().find(|(ended, _)| *ended == pid) {
+            self.ended = Some((ended, self.now()));
+        }
+        let failed = |error: io::Error| RuntimeFailure::other(format!("cannot watch the process: {error}"));
+        // A process that has ended but was not waited for can still be opened.
+        let Ok(handle) = namespace::open_process(pid) else { return Ok(()) };
+        let ticks = proc::start_ticks(pid).unwrap_or(0);
+        self.init = Some((pid, handle));
+        let state = ShimState { shim_pid: std::process::id(), init_pid: pid, init_start_ticks: ticks };
+        let bytes = serde_json::to_vec(&state).unwrap_or_default();
+        std::fs::write(self.dir.join(STATE_FILE), bytes).map_err(failed)
+    }
+
+    /// Takes the terminal's master over, which the runtime has sent when the process exists.
+    fn adopt_terminal(&mut self, process_exists: bool) -> Result<(), RuntimeFailure> {
+        if !self.manner.terminal || !process_exists {
+            return Ok(());
+        }
+        let failed = |error: io::Error| RuntimeFailure::other(format!("cannot take over the terminal: {error}"));
+        let master = self.streams.accept_terminal().map_err(failed)?;
+        if let (Some(size), Some(master)) = (self.manner.console_size, master) {
+            pty::resize(master, size.columns, size.rows).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one piece of output, and gives it to the log and to everybody who is attached.
+    fn pass_on(&mut self, output: Output) {
+        let Some(length) = self.streams.read(output, &mut self.buffer) else { return };
+        let piece = &self.buffer[..length];
+        let kind = if output == Output::Stderr { FrameKind::Stderr } else { FrameKind::Stdout };
+        let now = SystemClock.now();
+        let mut framed = None;
+        for connection in self.connections.iter_mut().filter(|connection| connection.wants(kind)) {
+            connection.send_at(framed.get_or_insert_with(|| frame(kind, piece)).clone(), now);
+        }
+        if let Some(log) = &mut self.log {
+            let written = log.write(output.stream(), piece, now);
+            self.note_log(written);
+        }
+    }
+
+    /// A full disk costs log lines, not the container. Said once until it works again.
+    fn note_log(&mut self, written: io::Result<()>) {
+        if let (Err(error), false) = (&written, self.log_failed) {
+            say(&format!("cannot write the log: {error}"));
+        }
+        self.log_failed = written.is_err();
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => match Connection::new(stream.into()) {
+                    Ok(connection) => self.connections.push(connection),
+                    Err(error) => say(&format!("cannot serve a connection: {error}")),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    say(&format!("cannot accept a connection: {error}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, index: usize, events: PollFlags) {
+        if events.intersects(PollFlags::OUT | PollFlags::ERR) {
+            self.connections[index].flush();
+        }
+        if !events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            return;
+        }
+        self.connections[index].receive(&mut self.buffer);
+        loop {
+            // Input that the process does not take yet stays with the connection, and then with its sender.
+            if self.connections[index].holds_stdin() && self.streams.stdin_is_full() {
+                return;
+            }
+            let Some(event) = self.connections[index].next_event() else { return };
+            match event {
+                Event::Request(request) => {
+                    if let Some(response) = self.answer(index, &request) {
+                        self.connections[index].send(message(&response));
+                    }
+                }
+                Event::Stdin(bytes) => self.streams.push_stdin(&bytes),
+                Event::StdinClosed => self.stdin_closed_by_client(),
+                Event::Closed => {
+                    if self.connections[index].mode_is_stdin() {
+                        self.stdin_closed_by_client();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A client's stdin has ended. That of the process ends with it when it was meant for one client; a terminal has its own
+    /// way to say so.
+    fn stdin_closed_by_client(&mut self) {
+        if self.manner.stdin_once && !self.manner.terminal {
+            self.streams.close_stdin();
+        }
+    }
+
+    fn answer(&mut self, index: usize, request: &Request) -> Option<Response> {
+        let result = match request {
+            Request::Start => self.start(),
+            Request::Signal { signal, all } => self.signal(*signal, *all),
+            Request::Resize { columns, rows } => self.resize(*columns, *rows),
+            Request::CloseStdin => {
+                self.streams.close_stdin();
+                Ok(())
+            }
+            Request::Pause => self.running().and_then(|()| self.runtime.pause()),
+            Request::Resume => self.running().and_then(|()| self.runtime.resume()),
+            Request::Status => return Some(Response::Status(self.status())),
+            Request::Wait => match &self.exit {
+                Some(exit) => return Some(Response::Exited(exit.clone())),
+                None => {
+                    self.connections[index].become_mode(Mode::Waiting);
+                    return None;
+                }
+            },
+            Request::Attach { stdin, stdout, stderr } => return self.attach(index, *stdin, *stdout, *stderr),
+        };
+        Some(result.map_or_else(Response::Failed, |()| Response::Done))
+    }
+
+    fn attach(&mut self, index: usize, stdin: bool, stdout: bool, stderr: bool) -> Option<Response> {
+        self.connections[index].become_mode(Mode::Attached { stdin, stdout, stderr });
+        let connection = &mut self.connections[index];
+        connection.send(message(&Response::Done));
+        if let Some(exit) = &self.exit {
+            connection.send(message(&Response::Exited(exit.clone())));
+        }
+        None
+    }
+
+    fn running(&self) -> Result<(), RuntimeFailure> {
+        match self.phase {
+            Phase::Running => Ok(()),
+            Phase::Created => Err(RuntimeFailure::new(FailureKind::WrongState, "the process was not started yet")),
+            Phase::Exited => Err(RuntimeFailure::new(FailureKind::WrongState, "the process has ended")),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), RuntimeFailure> {
+        if self.phase != Phase::Created || self.start_failure.is_some() {
+            return Err(RuntimeFailure::new(FailureKind::WrongState, "the process was started before"));
+        }
+        let started = self.runtime.start();
+        let result = started.and_then(|pid| {
+            if let Some(pid) = pid {
+                self.adopt_terminal(true)?;
+                self.adopt(pid)?;
+            }
+            Ok(())
+        });
+        match result {
+            Ok(()) => self.phase = Phase::Running,
+            Err(failure) => {
+                self.start_failure = Some(failure.clone());
+                match &self.init {
+                    // It ends by itself, having said why; if not, it does now.
+                    Some((_, handle)) => {
+                        let _ = signal::send(handle, rustix::process::Signal::KILL.as_raw());
+                    }
+                    None => self.ended = Some((Ended::Code(failure.exit_code()), self.now())),
+                }
+                self.streams.close_child_side();
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, number: i32, all: bool) -> Result<(), RuntimeFailure> {
+        if all {
+            return self.runtime.signal_all(number);
+        }
+        let gone = || RuntimeFailure::new(FailureKind::WrongState, "the process has ended");
+        let (_, handle) = self.init.as_ref().filter(|_| self.ended.is_none()).ok_or_else(gone)?;
+        signal::send(handle, number).map_err(|error| match error.raw_os_error() {
+            Some(ESRCH) => gone(),
+            _ => RuntimeFailure::other(format!("cannot send signal {number}: {error}")),
+        })
+    }
+
+    fn resize(&mut self, columns: u16, rows: u16) -> Result<(), RuntimeFailure> {
+        if !self.manner.terminal {
+            return Err(RuntimeFailure::new(FailureKind::WrongState, "the process has no terminal"));
+        }
+        self.manner.console_size = Some(WindowSize { columns, rows });
+        match self.streams.terminal() {
+            Some(master) => pty::resize(master, columns, rows)
+                .map_err(|error| RuntimeFailure::other(format!("cannot resize the terminal: {error}"))),
+            // An exec that was not started yet: it gets this size then.
+            None => Ok(()),
+        }
+    }
+
+    fn status(&self) -> ShimStatus {
+        ShimStatus {
+            phase: self.phase,
+            pid: self.init.as_ref().map_or(0, |(pid, _)| *pid),
+            paused: self.phase == Phase::Running && self.runtime.is_paused(),
+            exit: self.exit.clone(),
+        }
+    }
+
+    /// The process has ended and its output is read: writes everything down, tells everybody, takes everything away.
+    fn conclude(&mut self) {
+        let Some((ended, finished_at)) = self.ended else { return };
+        if let Some(mut log) = self.log.take() {
+            let finished = log.finish(self.now());
+            self.note_log(finished);
+        }
+        let failure = self.start_failure.take();
+        let record = ExitRecord {
+            code: failure.as_ref().map_or(ended.code(), RuntimeFailure::exit_code),
+            signal: match ended {
+                Ended::Signal(signal) if failure.is_none() => Some(signal),
+                _ => None,
+            },
+            oom_killed: self.runtime.oom_kills() > 0,
+            finished_at,
+            error: failure.map(|failure| failure.message),
+        };
+        if let Err(error) = write_durably(&self.dir, EXIT_FILE, &serde_json::to_vec(&record).unwrap_or_default()) {
+            say(&format!("cannot write {EXIT_FILE}: {error}"));
+        }
+        self.phase = Phase::Exited;
+        let farewell = message(&Response::Exited(record.clone()));
+        for connection in &mut self.connections {
+            if connection.awaits_exit() {
+                connection.send(farewell.clone());
+                connection.flush();
+            }
+        }
+        self.exit = Some(record);
+        if let Err(failure) = self.runtime.delete() {
+            say(&format!("cleaning up: {failure}"));
+        }
+    }
+
+    fn drop_stalled(&mut self) {
+        let now = self.now();
+        for connection in &mut self.connections {
+            if connection.full_since().is_some_and(|since| now >= since.after(STALL)) {
+                connection.close();
+            }
+        }
+    }
+
+    fn forget_closed(&mut self) {
+        self.connections.retain(|connection| !connection.is_closed());
+    }
+}
+
+const ESRCH: i32 = 3;
+
+/// What [`Server::poll`] found.
+struct Readiness {
+    children: bool,
+    listener: bool,
+    stdin: bool,
+    outputs: Vec<(Output, bool)>,
+    connections: Vec<PollFlags>,
+}
+
+/// Into `shim.log`.
+pub(super) fn say(text: &str) {
+    eprintln!("{} {text}", SystemClock.now());
+}
+
+/// A file that is there whole or not at all, also after a power cut.
+fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!(".{name}"));
+    let mut file = std::fs::File::create(&temporary)?;
+    io::Write::write_all(&mut file, bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, dir.join(name))?;
+    std::fs::File::open(dir)?.sync_all()
+}
