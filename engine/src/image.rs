@@ -49,9 +49,6 @@ mod save;
 mod show;
 pub mod tar;
 
-#[cfg(test)]
-mod tests;
-
 use catalog::{Catalog, ImageEntry};
 use document::{Document, LONGEST_DOCUMENT};
 use layer::apply::ApplyError;
@@ -448,6 +445,11 @@ impl ImageStore {
     /// Images there are.
     pub fn count(&self) -> usize {
         self.inner.catalog.load().images.len()
+    }
+
+    /// Is all that was added on disk? Until then an image may be gone after a power cut, but never damaged.
+    pub fn is_synced(&self) -> bool {
+        self.inner.catalog.load().unsynced.is_empty()
     }
 
     /// What all layers take.

@@ -31,9 +31,6 @@ mod diff;
 mod init;
 mod stack;
 
-#[cfg(test)]
-mod tests;
-
 pub use copy::copy_contents;
 
 /// How the root file system of a container is put together. Goes to the shim as JSON.
@@ -256,7 +253,10 @@ fn failed(doing: &'static str, container: &str) -> impl Fn(io::Error) -> Snapsho
 impl Snapshots {
     /// Opens the snapshots in `<image root>/snapshots` and counts their layers. Without `driver` the better one that
     /// works here is taken.
-    pub(crate) fn open(
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn open(
         image_root: &Path,
         layers: Arc<LayerStore>,
         driver: Option<SnapshotDriver>,

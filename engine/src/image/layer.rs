@@ -462,8 +462,3 @@ fn read_record(layers: &Directory, name: &OsStr) -> io::Result<LayerRecord> {
 fn is_short(record: &LayerRecord) -> bool {
     record.short.len() >= SHORT && record.digest.hex().starts_with(&record.short)
 }
-
-#[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod tests;

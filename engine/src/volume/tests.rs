@@ -119,44 +119,6 @@ fn what_containers_refer_to_stays() {
 }
 
 #[test]
-fn options_are_mounted_while_containers_use_them() {
-    let fixture = Fixture::new();
-    let directory = fixture.host.path().join("shown");
-    std::fs::create_dir(&directory).unwrap();
-    std::fs::write(directory.join("file"), "x").unwrap();
-    let source = directory.display().to_string();
-    let bind = [("type", "none"), ("device", source.as_str()), ("o", "bind,ro")];
-    fixture.store.create(request("shown", &bind)).unwrap();
-    let tmpfs = [("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m,uid=1000,noexec")];
-    fixture.store.create(request("memory", &tmpfs)).unwrap();
-    let shown = fixture.store.mount("shown", "c1").unwrap();
-    assert!(shown.join("file").exists());
-    assert!(std::fs::write(shown.join("new"), "x").is_err(), "read-only");
-    let memory = fixture.store.mount("memory", "c1").unwrap();
-    assert_eq!(fixture.store.mount("memory", "c2").unwrap(), memory);
-    std::fs::write(memory.join("file"), "x").unwrap();
-    // A daemon that starts again finds the mounts and keeps those that are used.
-    let again = open(fixture.host.path());
-    again.mount("memory", "c2").unwrap();
-    again.unmount_unused();
-    assert!(memory.join("file").exists());
-    assert!(!shown.join("file").exists());
-    again.unmount("memory", "c1").unwrap();
-    assert!(memory.join("file").exists());
-    again.unmount("memory", "c2").unwrap();
-    assert!(!mount::is_mountpoint(&memory).unwrap());
-    // Removing never goes through what is mounted.
-    again.mount("shown", "c1").unwrap();
-    again.remove("shown", false).unwrap();
-    assert!(directory.join("file").exists());
-    let missing = [("type", "none"), ("device", "/nonexistent/x"), ("o", "bind")];
-    again.create(request("missing", &missing)).unwrap();
-    let error = again.mount("missing", "c1").unwrap_err();
-    assert!(error.message.starts_with("failed to mount local volume: mount /nonexistent/x:"), "{error}");
-    again.remove("memory", false).unwrap();
-}
-
-#[test]
 fn subpaths_stay_inside() {
     let fixture = Fixture::new();
     let volume = fixture.store.create(request("data", &[])).unwrap();

@@ -1,113 +1,20 @@
 //! The store as its users see it.
 
-use std::io::Write;
-use std::sync::Mutex as StdMutex;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
-use shoal_kit::clock::ManualClock;
+use bytes::Bytes;
+use shoal_engine::image::{
+    Digest, ImageEvent, ImageObserver, ImageRemoveOptions, ImageUser, ImageUsers, ImportRequest, LayersUsage,
+};
+use shoal_engine::model::{Filters, ImageListOptions};
+use shoal_proto::error::ErrorKind;
 
-use super::tar::write::{END, padding, plain_file};
-use super::*;
+use super::support::{Fixture, archive, stream};
 
-mod clients;
-mod documents;
-
-pub(super) struct Fixture {
-    pub(super) host: tempfile::TempDir,
-    pub(super) clock: ManualClock,
-    pub(super) store: ImageStore,
-}
-
-impl Fixture {
-    pub(super) fn new() -> Self {
-        let host = tempfile::tempdir().unwrap();
-        let clock = ManualClock::at(Timestamp::from_seconds(1_700_000_000));
-        let store = open(host.path(), &clock);
-        Self { host, clock, store }
-    }
-
-    pub(super) fn reopen(&mut self) {
-        self.store = open(self.host.path(), &self.clock);
-    }
-
-    pub(super) async fn import(&self, name: &str, archive: &[u8], changes: &[&str]) -> Digest {
-        let (repository, tag) = name.split_once(':').unwrap_or((name, ""));
-        let request = ImportRequest {
-            repository: repository.to_owned(),
-            tag: tag.to_owned(),
-            changes: changes.iter().map(|change| (*change).to_owned()).collect(),
-            ..ImportRequest::default()
-        };
-        self.clock.advance(Duration::from_secs(1));
-        self.store.import(stream(archive), request).await.unwrap()
-    }
-
-    pub(super) async fn load(&self, archive: &[u8]) -> Result<Vec<String>, String> {
-        let messages: Vec<_> = self.store.load(stream(archive), true).collect().await;
-        match messages.last().and_then(|last| last.error.clone()) {
-            Some(error) => Err(error),
-            None => Ok(messages.into_iter().filter_map(|message| message.stream).collect()),
-        }
-    }
-
-    pub(super) async fn save(&self, names: &[&str]) -> Vec<u8> {
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut stream = self.store.save(&names).unwrap();
-        let mut bytes = Vec::new();
-        while let Some(part) = stream.next().await {
-            bytes.extend_from_slice(&part.unwrap());
-        }
-        bytes
-    }
-
-    fn tags(&self) -> Vec<String> {
-        let mut tags: Vec<_> = self
-            .store
-            .list(&ImageListOptions::default())
-            .unwrap()
-            .into_iter()
-            .flat_map(|image| image.repo_tags)
-            .collect();
-        tags.sort();
-        tags
-    }
-
-    /// Nothing but what the images need.
-    fn assert_clean(&self) {
-        let root = self.host.path().join("image");
-        let count = |path: &str| std::fs::read_dir(root.join(path)).unwrap().count();
-        assert_eq!(count("blobs/sha256"), self.store.count());
-        assert_eq!(count("layers"), self.store.layers_usage().count);
-        assert_eq!(count("l"), self.store.layers_usage().count + 1, "and the init layer");
-        assert_eq!(count("staging"), 0);
-    }
-}
-
-fn open(host: &Path, clock: &ManualClock) -> ImageStore {
-    let options = ImageStoreOptions { root: host.join("image"), clock: Arc::new(clock.clone()) };
-    ImageStore::open(options).unwrap()
-}
-
-/// In pieces, as a network brings it.
-pub(super) fn stream(bytes: &[u8]) -> ByteStream {
-    let parts: Vec<io::Result<Bytes>> = bytes.chunks(3000).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
-    Box::pin(futures::stream::iter(parts))
-}
-
-/// An archive of files.
-pub(super) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (path, content) in files {
-        bytes.extend(plain_file(path, content.len() as u64, 0));
-        bytes.extend_from_slice(content);
-        bytes.extend_from_slice(padding(content.len() as u64));
-    }
-    bytes.extend_from_slice(&END);
-    bytes
-}
-
-struct Listener(StdMutex<Vec<String>>);
+struct Listener(Mutex<Vec<String>>);
 
 impl ImageObserver for Listener {
     fn image_event(&self, event: ImageEvent) {
@@ -128,7 +35,7 @@ impl ImageUsers for Container {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_is_there_whole_and_again_after_a_restart() {
     let mut fixture = Fixture::new();
-    let listener = Arc::new(Listener(StdMutex::default()));
+    let listener = Arc::new(Listener(Mutex::default()));
     fixture.store.set_observer(Arc::clone(&listener) as Arc<dyn ImageObserver>);
     let root = archive(&[("bin/sh", b"elf"), ("etc/passwd", b"root")]);
     let id = fixture.import("app:v1", &root, &["CMD [\"/bin/sh\"]", "LABEL kind=test", "EXPOSE 80"]).await;
@@ -344,7 +251,7 @@ async fn a_layer_that_was_lost_when_the_machine_stopped_takes_its_image_along() 
     let lost = archive(&[("b", b"2")]);
     fixture.import("lost", &lost, &[]).await;
     for _ in 0..1000 {
-        if fixture.store.inner.catalog.load().unsynced.is_empty() {
+        if fixture.store.is_synced() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -354,7 +261,7 @@ async fn a_layer_that_was_lost_when_the_machine_stopped_takes_its_image_along() 
     let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&catalog).unwrap()).unwrap();
     stored["unsynced"] = serde_json::json!([Digest::of(&lost), Digest::of(&archive(&[("a", b"1")]))]);
     stored["boot"] = serde_json::json!("an earlier one");
-    let file = fixture.store.inner.layers.files_path(&Digest::of(&lost)).join("b");
+    let file = fixture.host.path().join("image/layers").join(Digest::of(&lost).hex()).join("files/b");
     std::fs::write(&catalog, stored.to_string()).unwrap();
     std::fs::write(file, "").unwrap();
     fixture.reopen();
@@ -367,7 +274,7 @@ async fn containers_outlive_their_image() {
     let mut fixture = Fixture::new();
     fixture.import("app", &archive(&[("a", b"1")]), &[]).await;
     let layers = fixture.store.resolve("app").unwrap().layers.clone();
-    let options = crate::snapshot::PrepareOptions::default();
+    let options = shoal_engine::snapshot::PrepareOptions::default();
     fixture.store.snapshots().prepare("c1", &layers, options).unwrap();
     let removed = fixture.store.remove("app", ImageRemoveOptions { force: true, no_prune: false }).await.unwrap();
     assert_eq!(removed.len(), 2, "name and image, not the layer");

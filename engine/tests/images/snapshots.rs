@@ -1,11 +1,19 @@
 //! One suite for both drivers.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
 
-use super::*;
-use crate::image::layer::stream::Limits;
-use crate::image::tar::write::{END, blank, header, padding};
-use crate::image::tar::{EntryKind, TarEntry};
+use shoal_engine::image::Digest;
+use shoal_engine::image::layer::LayerStore;
+use shoal_engine::image::layer::stream::Limits;
+use shoal_engine::image::tar::write::{END, blank, header, padding};
+use shoal_engine::image::tar::{EntryKind, TarEntry};
+use shoal_engine::snapshot::{MountedRoot, PrepareOptions, RootfsMount, SnapshotDriver, Snapshots};
+use shoal_engine_sys::fs::{self, Directory};
 
 struct Fixture {
     host: tempfile::TempDir,

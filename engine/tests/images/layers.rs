@@ -1,65 +1,17 @@
+//! Layers: unpacked with everything, shared, given back byte for byte.
+
+use std::ffi::OsStr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 
-use super::*;
-use crate::image::tar::write::{END, blank, header, padding};
-use crate::image::tar::{EntryKind, TarEntry};
+use shoal_engine::image::Digest;
+use shoal_engine::image::layer::stream::Limits;
+use shoal_engine::image::layer::{LayerError, LayerStore, apply};
+use shoal_engine::image::tar::write::blank;
+use shoal_engine::image::tar::{EntryKind, TarEntry};
+use shoal_engine_sys::fs::{self, Directory};
 
-/// Builds archives entry by entry.
-#[derive(Default, Clone)]
-pub(super) struct Archive(Vec<u8>);
-
-impl Archive {
-    pub(super) fn file(self, path: &str, content: &[u8]) -> Self {
-        self.entry(TarEntry { size: content.len() as u64, ..blank(EntryKind::File, path, 0o644) }, content)
-    }
-
-    pub(super) fn dir(self, path: &str) -> Self {
-        self.entry(blank(EntryKind::Directory, path, 0o755), b"")
-    }
-
-    pub(super) fn link(self, path: &str, text: &str) -> Self {
-        self.entry(TarEntry { link: text.into(), ..blank(EntryKind::Link, path, 0o777) }, b"")
-    }
-
-    pub(super) fn hard_link(self, path: &str, target: &str) -> Self {
-        self.entry(TarEntry { link: target.into(), ..blank(EntryKind::HardLink, path, 0o644) }, b"")
-    }
-
-    pub(super) fn entry(mut self, entry: TarEntry, content: &[u8]) -> Self {
-        self.0.extend(header(&entry));
-        self.0.extend_from_slice(content);
-        self.0.extend_from_slice(padding(content.len() as u64));
-        self
-    }
-
-    pub(super) fn bytes(mut self) -> Vec<u8> {
-        self.0.extend_from_slice(&END);
-        self.0
-    }
-}
-
-pub(super) struct Store {
-    pub(super) host: tempfile::TempDir,
-    pub(super) layers: Arc<LayerStore>,
-}
-
-impl Store {
-    pub(super) fn new() -> Self {
-        Self::with(Limits::default())
-    }
-
-    pub(super) fn with(limits: Limits) -> Self {
-        let host = tempfile::tempdir().unwrap();
-        let layers = LayerStore::open(&host.path().join("image"), limits).unwrap();
-        Self { host, layers }
-    }
-
-    pub(super) fn add(&self, archive: &Archive) -> Result<(LayerPin, PathBuf), LayerError> {
-        let pin = self.layers.add(&archive.clone().bytes()[..], None)?;
-        let files = self.layers.files_path(&pin.record().digest);
-        Ok((pin, files))
-    }
-}
+use super::support::{Archive, Store};
 
 fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<_> =

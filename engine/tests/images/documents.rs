@@ -1,9 +1,9 @@
 //! Archives that lie about what they hold.
 
 use serde_json::json;
+use shoal_engine::image::Digest;
 
-use super::{Fixture, archive};
-use crate::image::digest::Digest;
+use super::support::{Fixture, archive};
 
 fn config(layers: &[Digest]) -> Vec<u8> {
     json!({"os": "linux", "architecture": "amd64", "config": {}, "rootfs": {"type": "layers", "diff_ids": layers}})
@@ -82,7 +82,7 @@ async fn layouts_are_loaded_with_and_without_names() {
 async fn the_image_for_this_machine_is_taken() {
     let parts = parts();
     let mut ours = descriptor(&parts.manifest, MANIFEST);
-    ours["platform"] = json!({"os": "linux", "architecture": crate::image::document::host_architecture()});
+    ours["platform"] = json!({"os": "linux", "architecture": shoal_engine::image::document::host_architecture()});
     let other = json!({"mediaType": MANIFEST, "digest": Digest::of(b"other"), "size": 5,
         "platform": {"os": "linux", "architecture": "s390x"}});
     let inner = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [other, ours]}).to_string().into_bytes();

@@ -1,13 +1,17 @@
 //! Archives that try to get out. Around the store lies a tree that must be the same after each of them.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use shoal_engine::image::Digest;
+use shoal_engine::image::layer::stream::Limits;
+use shoal_engine::image::layer::{LayerError, LayerPin};
+use shoal_engine::image::tar::write::blank;
+use shoal_engine::image::tar::{EntryKind, TarEntry};
 
-use super::tests::{Archive, Store};
-use super::*;
-use crate::image::tar::write::blank;
-use crate::image::tar::{EntryKind, TarEntry};
+use super::support::{Archive, Store};
 
 /// A host with things worth attacking beside the store.
 struct Victim {
