@@ -4,12 +4,12 @@
 //! own: `container [filter...]` runs the tests whose names hold a filter; `--list` names them.
 
 mod container {
-    pub mod bench;
-    pub mod checks;
-    pub mod harness;
-    pub mod life;
-    pub mod restore;
-    pub mod sessions;
+    pub(crate) mod bench;
+    pub(crate) mod checks;
+    pub(crate) mod harness;
+    pub(crate) mod life;
+    pub(crate) mod restore;
+    pub(crate) mod sessions;
 }
 
 use std::process::ExitCode;

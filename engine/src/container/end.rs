@@ -82,7 +82,7 @@ pub(crate) async fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: 
     let folder = inner.shim_folder(&container.id);
     if removes {
         container.tell(true);
-        remove::finish(inner, container, &turn, true).await;
+        let _logged = remove::finish(inner, container, &turn, true).await;
     } else {
         remove::remove_folder_soon(inner, folder).await;
         container.tell(true);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use shoal_proto::error::{ErrorKind, Failure, chain};
 
-use super::instance::Container;
 use super::launch::{Disk, ResolvedMount};
 use super::record::{MountKind, Record};
 use crate::cgroup::limits::{DeviceWeight, Limits, Throttle};
@@ -327,12 +326,6 @@ fn device_number(path: &str) -> Result<(u32, u32), Failure> {
         Failure::invalid(format!("cannot find the device {path}: {}", chain(&std::io::Error::from(error))))
     })?;
     Ok((rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
-}
-
-/// The user that a configuration names, as a container needs it.
-pub(crate) fn user_key(container: &Container) -> (String, Vec<String>) {
-    let record = container.record();
-    (record.config.user.clone(), record.host_config.group_add.clone().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
             streams::drop_waiting(container);
             container.tell(true);
             if container.record().host_config.auto_remove {
-                remove::finish(inner, container, &turn, true).await;
+                let _logged = remove::finish(inner, container, &turn, true).await;
             }
             Err(error.failure)
         }

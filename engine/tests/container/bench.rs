@@ -6,7 +6,7 @@ use shoal_engine::model::HostConfig;
 use super::checks::read_all;
 use super::harness::Host;
 
-pub async fn run_and_remove(host: Host) -> Host {
+pub(crate) async fn run_and_remove(host: Host) -> Host {
     for mode in ["none", "bridge"] {
         let mut times = Vec::new();
         for round in 0..60 {

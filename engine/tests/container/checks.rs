@@ -6,7 +6,7 @@ use shoal_engine::container::OutputStream;
 use futures::StreamExt;
 
 /// Reads a stream to its end, as text.
-pub async fn read_all(output: OutputStream) -> String {
+pub(crate) async fn read_all(output: OutputStream) -> String {
     let frames: Vec<OutputFrame> =
         output.map(|frame| frame.expect("a frame")).collect().await;
     let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.data.to_vec()).collect();
@@ -14,7 +14,7 @@ pub async fn read_all(output: OutputStream) -> String {
 }
 
 /// Reads a stream until it holds a text; gives what was read.
-pub async fn read_until(output: &mut OutputStream, text: &str) -> String {
+pub(crate) async fn read_until(output: &mut OutputStream, text: &str) -> String {
     let mut seen = String::new();
     while !seen.contains(text) {
         let frame = tokio::time::timeout(std::time::Duration::from_secs(10), output.next()).await;

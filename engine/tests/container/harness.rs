@@ -67,10 +67,10 @@ const TESTS: &[(&str, Test)] = tests![
 ];
 
 /// An engine with its folders.
-pub struct Host {
-    pub engine: Engine,
-    pub options: EngineOptions,
-    pub folder: tempfile::TempDir,
+pub(crate) struct Host {
+    pub(crate) engine: Engine,
+    pub(crate) options: EngineOptions,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 fn options(folder: &Path) -> EngineOptions {
@@ -84,7 +84,7 @@ fn options(folder: &Path) -> EngineOptions {
 }
 
 impl Host {
-    pub async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let folder = tempfile::Builder::new().prefix("shoal-container-").tempdir().expect("a folder");
         let options = options(folder.path());
         let engine = Engine::open(options.clone()).await.expect("the engine opens");
@@ -96,26 +96,26 @@ impl Host {
     }
 
     /// The daemon goes, and comes again.
-    pub async fn reopen(mut self) -> Self {
+    pub(crate) async fn reopen(mut self) -> Self {
         self.engine.shutdown().await;
         self.engine = Engine::open(self.options.clone()).await.expect("the engine opens again");
         self
     }
 
-    pub async fn create(&self, name: &str, command: &[&str], host_config: HostConfig) -> String {
+    pub(crate) async fn create(&self, name: &str, command: &[&str], host_config: HostConfig) -> String {
         let name = (!name.is_empty()).then(|| name.to_owned());
         let request = request(command, host_config);
         self.engine.containers().create(name, request).await.expect("created").id
     }
 
-    pub async fn start(&self, name: &str, command: &[&str]) -> String {
+    pub(crate) async fn start(&self, name: &str, command: &[&str]) -> String {
         let id = self.create(name, command, HostConfig::default()).await;
         self.engine.containers().start(&id).await.expect("started");
         id
     }
 
     /// Runs to the end; gives the exit status and what it printed.
-    pub async fn run(&self, command: &[&str], host_config: HostConfig) -> (i64, String) {
+    pub(crate) async fn run(&self, command: &[&str], host_config: HostConfig) -> (i64, String) {
         let id = self.create("", command, host_config).await;
         let ended = self.engine.containers().begin_wait(&id, WaitCondition::NextExit).expect("exists");
         self.engine.containers().start(&id).await.expect("started");
@@ -123,11 +123,11 @@ impl Host {
         (code, self.output(&id).await)
     }
 
-    pub async fn output(&self, id: &str) -> String {
+    pub(crate) async fn output(&self, id: &str) -> String {
         self.output_of(id, None).await
     }
 
-    pub async fn output_of(&self, id: &str, only: Option<OutputKind>) -> String {
+    pub(crate) async fn output_of(&self, id: &str, only: Option<OutputKind>) -> String {
         let frames: Vec<_> =
             self.engine.containers().logs(id, LogOptions::default()).await.expect("logs").collect().await;
         let mut text = String::new();
@@ -140,16 +140,16 @@ impl Host {
         text
     }
 
-    pub async fn inspect(&self, id: &str) -> ContainerInspect {
+    pub(crate) async fn inspect(&self, id: &str) -> ContainerInspect {
         self.engine.containers().inspect(id, false).await.expect("exists")
     }
 
-    pub async fn status(&self, id: &str) -> String {
+    pub(crate) async fn status(&self, id: &str) -> String {
         self.inspect(id).await.state.status
     }
 
     /// Waits for a level, with a deadline.
-    pub async fn until<F: AsyncFnMut() -> bool>(&self, what: &str, mut reached: F) {
+    pub(crate) async fn until<F: AsyncFnMut() -> bool>(&self, what: &str, mut reached: F) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while !reached().await {
             assert!(tokio::time::Instant::now() < deadline, "never: {what}");
@@ -157,11 +157,11 @@ impl Host {
         }
     }
 
-    pub async fn until_status(&self, id: &str, status: &str) {
+    pub(crate) async fn until_status(&self, id: &str, status: &str) {
         self.until(&format!("{id} is {status}"), async || self.status(id).await == status).await;
     }
 
-    pub fn cgroup_left(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroup_left(&self) -> Vec<PathBuf> {
         let mut left = Vec::new();
         let parent = self.options.cgroup_parent.trim_start_matches('/');
         for controller in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
@@ -179,7 +179,7 @@ impl Host {
     }
 }
 
-pub fn request(command: &[&str], host_config: HostConfig) -> CreateRequest {
+pub(crate) fn request(command: &[&str], host_config: HostConfig) -> CreateRequest {
     let mut host_config = host_config;
     if host_config.network_mode.is_empty() {
         // Most tests need no network.
@@ -232,7 +232,7 @@ fn busybox() -> Vec<u8> {
 }
 
 /// Runs the chosen tests.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "--list") {
         TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -266,6 +266,7 @@ pub fn run() -> ExitCode {
                 println!("test {name} ... ok ({took} ms)");
             }
             Err(_) => {
+                end_what_is_left();
                 println!("test {name} ... FAILED ({took} ms)");
                 failed.push(*name);
             }
@@ -287,6 +288,15 @@ fn enter_namespace() -> ExitCode {
         .exec();
     println!("cannot make namespaces: {error}");
     ExitCode::FAILURE
+}
+
+/// After a failure: kills what the test's containers still run, so that the next test begins clean.
+fn end_what_is_left() {
+    let parent = format!("/shoal-test-{}", std::process::id());
+    if let Ok(cgroup) = shoal_engine::cgroup::Cgroup::open(&parent) {
+        cgroup.signal_all(9);
+        let _busy = cgroup.remove();
+    }
 }
 
 fn one(test: Test) {

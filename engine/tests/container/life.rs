@@ -19,7 +19,7 @@ fn host_config(change: impl FnOnce(&mut HostConfig)) -> HostConfig {
     host
 }
 
-pub async fn runs_and_exits(host: Host) -> Host {
+pub(crate) async fn runs_and_exits(host: Host) -> Host {
     let id = host.create("first", &["sh", "-c", "echo out; echo err >&2; exit 3"], HostConfig::default()).await;
     assert_eq!(host.status(&id).await, "created");
     let containers = host.engine.containers();
@@ -40,7 +40,7 @@ pub async fn runs_and_exits(host: Host) -> Host {
     host
 }
 
-pub async fn a_missing_program_is_told_as_docker_does(host: Host) -> Host {
+pub(crate) async fn a_missing_program_is_told_as_docker_does(host: Host) -> Host {
     for (program, code, text) in
         [("nosuch", 127, "exec: \"nosuch\": executable file not found in $PATH"), ("/tmp", 126, "permission denied")]
     {
@@ -57,7 +57,7 @@ pub async fn a_missing_program_is_told_as_docker_does(host: Host) -> Host {
     host
 }
 
-pub async fn stop_asks_and_then_kills(host: Host) -> Host {
+pub(crate) async fn stop_asks_and_then_kills(host: Host) -> Host {
     let containers = host.engine.containers();
     let polite = host.start("polite", &["sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]).await;
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -83,7 +83,7 @@ pub async fn stop_asks_and_then_kills(host: Host) -> Host {
     host
 }
 
-pub async fn a_restart_gives_a_new_process(host: Host) -> Host {
+pub(crate) async fn a_restart_gives_a_new_process(host: Host) -> Host {
     let id = host.start("again", &["sleep", "100"]).await;
     let before = host.inspect(&id).await.state.pid;
     let failure = host.engine.containers().start("again").await.unwrap_err();
@@ -95,7 +95,7 @@ pub async fn a_restart_gives_a_new_process(host: Host) -> Host {
     host
 }
 
-pub async fn pause_freezes(host: Host) -> Host {
+pub(crate) async fn pause_freezes(host: Host) -> Host {
     let containers = host.engine.containers();
     let id = host.start("p1", &["sh", "-c", "while :; do echo x; sleep 0.02; done"]).await;
     containers.pause("p1").await.unwrap();
@@ -114,7 +114,7 @@ pub async fn pause_freezes(host: Host) -> Host {
     host
 }
 
-pub async fn auto_remove_leaves_nothing(host: Host) -> Host {
+pub(crate) async fn auto_remove_leaves_nothing(host: Host) -> Host {
     let options = host_config(|host| host.auto_remove = true);
     let id = host.create("gone", &["sh", "-c", "exit 5"], options).await;
     let removed = host.engine.containers().begin_wait(&id, WaitCondition::Removed).unwrap();
@@ -127,7 +127,7 @@ pub async fn auto_remove_leaves_nothing(host: Host) -> Host {
     host
 }
 
-pub async fn names_are_unique_and_can_change(host: Host) -> Host {
+pub(crate) async fn names_are_unique_and_can_change(host: Host) -> Host {
     let containers = host.engine.containers();
     let one = host.create("one", &["true"], HostConfig::default()).await;
     let failure =
@@ -152,7 +152,7 @@ pub async fn names_are_unique_and_can_change(host: Host) -> Host {
     host
 }
 
-pub async fn memory_limit_kills(host: Host) -> Host {
+pub(crate) async fn memory_limit_kills(host: Host) -> Host {
     let options = host_config(|host| {
         host.memory = 12 << 20;
         host.memory_swap = 12 << 20;
@@ -166,7 +166,7 @@ pub async fn memory_limit_kills(host: Host) -> Host {
     host
 }
 
-pub async fn limits_can_be_updated(host: Host) -> Host {
+pub(crate) async fn limits_can_be_updated(host: Host) -> Host {
     let options = host_config(|host| host.memory = 32 << 20);
     let id = host.create("limited", &["sleep", "100"], options).await;
     host.engine.containers().start(&id).await.unwrap();
@@ -193,7 +193,7 @@ pub async fn limits_can_be_updated(host: Host) -> Host {
     host
 }
 
-pub async fn restart_policies_restart(host: Host) -> Host {
+pub(crate) async fn restart_policies_restart(host: Host) -> Host {
     let containers = host.engine.containers();
     let twice = host_config(|host| {
         host.restart_policy = RestartPolicy { name: "on-failure".to_owned(), maximum_retry_count: 2 };
@@ -224,7 +224,7 @@ pub async fn restart_policies_restart(host: Host) -> Host {
     host
 }
 
-pub async fn mounts_are_there(host: Host) -> Host {
+pub(crate) async fn mounts_are_there(host: Host) -> Host {
     let source = host.folder.path().join("shared");
     std::fs::create_dir(&source).unwrap();
     std::fs::write(source.join("file"), "from the host\n").unwrap();
@@ -259,7 +259,7 @@ pub async fn mounts_are_there(host: Host) -> Host {
     host
 }
 
-pub async fn secrets_are_in_memory(host: Host) -> Host {
+pub(crate) async fn secrets_are_in_memory(host: Host) -> Host {
     let mut wanted = request(
         &["sh", "-c", "cat /run/secrets/key; stat -c '%a %u %g' /run/secrets/key; cat /etc/app.conf; touch /run/secrets/key || true"],
         HostConfig::default(),
@@ -289,7 +289,7 @@ pub async fn secrets_are_in_memory(host: Host) -> Host {
     host
 }
 
-pub async fn force_removes_the_running(host: Host) -> Host {
+pub(crate) async fn force_removes_the_running(host: Host) -> Host {
     let containers = host.engine.containers();
     let id = host.start("busy", &["sleep", "100"]).await;
     let failure = containers.remove("busy", RemoveOptions::default()).await.unwrap_err();
@@ -302,7 +302,7 @@ pub async fn force_removes_the_running(host: Host) -> Host {
     host
 }
 
-pub async fn parallel_starts(host: Host) -> Host {
+pub(crate) async fn parallel_starts(host: Host) -> Host {
     let ids = futures::future::join_all((0..50).map(|_| host.create("", &["sleep", "100"], HostConfig::default()))).await;
     let started = tokio::time::Instant::now();
     let containers = host.engine.containers();
@@ -315,7 +315,7 @@ pub async fn parallel_starts(host: Host) -> Host {
     host
 }
 
-pub async fn networks_connect(host: Host) -> Host {
+pub(crate) async fn networks_connect(host: Host) -> Host {
     let networks = host.engine.networks();
     let lan = NetworkCreate { name: "lan".to_owned(), ..NetworkCreate::default() };
     networks.create(lan).await.unwrap();
@@ -360,7 +360,7 @@ pub async fn networks_connect(host: Host) -> Host {
     host
 }
 
-pub async fn users_are_resolved(host: Host) -> Host {
+pub(crate) async fn users_are_resolved(host: Host) -> Host {
     let run = async |user: &str, groups: Option<Vec<String>>| {
         let mut wanted = request(&["sh", "-c", "id -u; id -g; id -G; echo $HOME"], HostConfig::default());
         wanted.config.user = user.to_owned();
@@ -380,7 +380,7 @@ pub async fn users_are_resolved(host: Host) -> Host {
     host
 }
 
-pub async fn a_failed_start_leaves_nothing(host: Host) -> Host {
+pub(crate) async fn a_failed_start_leaves_nothing(host: Host) -> Host {
     let options = host_config(|host| {
         host.network_mode = "bridge".to_owned();
         host.devices = Some(vec![shoal_engine::model::DeviceMapping {
@@ -404,7 +404,7 @@ pub async fn a_failed_start_leaves_nothing(host: Host) -> Host {
     host
 }
 
-pub async fn prune_takes_the_stopped(host: Host) -> Host {
+pub(crate) async fn prune_takes_the_stopped(host: Host) -> Host {
     let running = host.start("running", &["sleep", "100"]).await;
     let labelled = {
         let mut wanted = request(&["true"], HostConfig::default());

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use super::checks::read_all;
 use super::harness::Host;
 
-pub async fn running_containers_survive(host: Host) -> Host {
+pub(crate) async fn running_containers_survive(host: Host) -> Host {
     let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done";
     let bridge = HostConfig { network_mode: "bridge".to_owned(), ..HostConfig::default() };
     let id = host.create("survivor", &["sh", "-c", script], bridge).await;
@@ -42,7 +42,7 @@ pub async fn running_containers_survive(host: Host) -> Host {
     host
 }
 
-pub async fn ends_while_away_are_known(mut host: Host) -> Host {
+pub(crate) async fn ends_while_away_are_known(mut host: Host) -> Host {
     let id = host.start("brief", &["sh", "-c", "sleep 0.3; exit 6"]).await;
     let auto = HostConfig { auto_remove: true, ..HostConfig::default() };
     let auto = host.create("auto", &["sleep", "0.3"], auto).await;
@@ -57,7 +57,7 @@ pub async fn ends_while_away_are_known(mut host: Host) -> Host {
     host
 }
 
-pub async fn half_made_containers_are_removed(mut host: Host) -> Host {
+pub(crate) async fn half_made_containers_are_removed(mut host: Host) -> Host {
     let kept = host.create("kept", &["true"], HostConfig::default()).await;
     let id = host.create("half", &["true"], HostConfig::default()).await;
     host.engine.shutdown().await;
@@ -72,7 +72,7 @@ pub async fn half_made_containers_are_removed(mut host: Host) -> Host {
     host
 }
 
-pub async fn policies_survive(host: Host) -> Host {
+pub(crate) async fn policies_survive(host: Host) -> Host {
     let policy = |name: &str| HostConfig {
         restart_policy: RestartPolicy { name: name.to_owned(), maximum_retry_count: 0 },
         ..HostConfig::default()
@@ -96,14 +96,14 @@ pub async fn policies_survive(host: Host) -> Host {
     host
 }
 
-pub async fn a_second_engine_is_refused(host: Host) -> Host {
+pub(crate) async fn a_second_engine_is_refused(host: Host) -> Host {
     let failure = Engine::open(host.options.clone()).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Conflict);
     assert!(failure.message.contains("another engine uses"), "{failure}");
     host
 }
 
-pub async fn a_lost_shim_is_noticed(host: Host) -> Host {
+pub(crate) async fn a_lost_shim_is_noticed(host: Host) -> Host {
     let id = host.start("orphaned", &["sleep", "100"]).await;
     let folder = host.options.exec_root.join("shim").join(&id).join("state.json");
     let state: serde_json::Value = serde_json::from_slice(&std::fs::read(folder).unwrap()).unwrap();

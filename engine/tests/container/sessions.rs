@@ -17,7 +17,7 @@ fn all_streams() -> AttachOptions {
     AttachOptions { stdin: true, stdout: true, stderr: true, stream: true, ..AttachOptions::default() }
 }
 
-pub async fn attach_before_the_start(host: Host) -> Host {
+pub(crate) async fn attach_before_the_start(host: Host) -> Host {
     let containers = host.engine.containers();
     let mut wanted = request(&["sh", "-c", "cat; echo end >&2"], HostConfig::default());
     (wanted.config.open_stdin, wanted.config.stdin_once) = (true, true);
@@ -46,7 +46,7 @@ pub async fn attach_before_the_start(host: Host) -> Host {
     host
 }
 
-pub async fn detach_keys_leave_it_running(host: Host) -> Host {
+pub(crate) async fn detach_keys_leave_it_running(host: Host) -> Host {
     let containers = host.engine.containers();
     let mut wanted = request(&["cat"], HostConfig::default());
     (wanted.config.open_stdin, wanted.config.tty) = (true, true);
@@ -63,7 +63,7 @@ pub async fn detach_keys_leave_it_running(host: Host) -> Host {
     host
 }
 
-pub async fn terminals(host: Host) -> Host {
+pub(crate) async fn terminals(host: Host) -> Host {
     let containers = host.engine.containers();
     let mut wanted = request(&["sh", "-c", "read x; stty size; echo $TERM"], HostConfig::default());
     (wanted.config.open_stdin, wanted.config.tty) = (true, true);
@@ -89,7 +89,7 @@ fn exec(command: &[&str]) -> ExecCreate {
     }
 }
 
-pub async fn exec_attached_and_detached(host: Host) -> Host {
+pub(crate) async fn exec_attached_and_detached(host: Host) -> Host {
     let containers = host.engine.containers();
     let id = host.start("target", &["sleep", "100"]).await;
     let command = ExecCreate {
@@ -129,7 +129,7 @@ pub async fn exec_attached_and_detached(host: Host) -> Host {
     host
 }
 
-pub async fn exec_failures(host: Host) -> Host {
+pub(crate) async fn exec_failures(host: Host) -> Host {
     let containers = host.engine.containers();
     let id = host.start("target", &["sleep", "100"]).await;
     let missing = containers.exec_create(&id, exec(&["nosuch"])).await.unwrap();
@@ -147,7 +147,7 @@ pub async fn exec_failures(host: Host) -> Host {
     host
 }
 
-pub async fn health_turns(host: Host) -> Host {
+pub(crate) async fn health_turns(host: Host) -> Host {
     let containers = host.engine.containers();
     let mut wanted = request(&["sleep", "100"], HostConfig::default());
     wanted.config.healthcheck = Some(HealthConfig {
@@ -178,7 +178,7 @@ pub async fn health_turns(host: Host) -> Host {
     host
 }
 
-pub async fn logs_follow_until_the_end(host: Host) -> Host {
+pub(crate) async fn logs_follow_until_the_end(host: Host) -> Host {
     let containers = host.engine.containers();
     let script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.01; done";
     let id = host.create("talker", &["sh", "-c", script], HostConfig::default()).await;
@@ -206,7 +206,7 @@ pub async fn logs_follow_until_the_end(host: Host) -> Host {
     host
 }
 
-pub async fn logs_rotate(host: Host) -> Host {
+pub(crate) async fn logs_rotate(host: Host) -> Host {
     let containers = host.engine.containers();
     let log = LogConfig {
         kind: "json-file".to_owned(),
@@ -227,7 +227,7 @@ pub async fn logs_rotate(host: Host) -> Host {
     host
 }
 
-pub async fn stats_and_top(host: Host) -> Host {
+pub(crate) async fn stats_and_top(host: Host) -> Host {
     let containers = host.engine.containers();
     let id = host.start("worker", &["sh", "-c", "sleep 100 & while :; do :; done"]).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -252,7 +252,7 @@ pub async fn stats_and_top(host: Host) -> Host {
     host
 }
 
-pub async fn events_tell_the_story(host: Host) -> Host {
+pub(crate) async fn events_tell_the_story(host: Host) -> Host {
     let filters = Filters::default().with("type", "container");
     let mut events = host.engine.events().subscribe(Some(Timestamp(1)), None, filters).unwrap();
     let options = HostConfig { auto_remove: true, ..HostConfig::default() };
