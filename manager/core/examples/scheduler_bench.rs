@@ -7,11 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoal_manager_core::change::{Change, NewTask};
+use shoal_manager_core::control::{Context, plan_request};
+use shoal_manager_core::dispatch::Hub;
 use shoal_manager_core::reconcile::{Dirty, plan_all};
 use shoal_manager_core::store::Store;
-use shoal_proto::id::{ClusterId, NodeId, SequentialIds, ServiceId, TaskId};
-use shoal_proto::object::{Cluster, Node, NodeDescription, NodeState, NodeStatus, Service, TaskStatus};
-use shoal_proto::spec::{ContainerSpec, NodeSpec, Platform, ResourceAmount, ServiceMode, ServiceSpec, TaskSpec};
+use shoal_proto::control::{ControlRequest, Report};
+use shoal_proto::id::{ClusterId, NetworkId, NodeId, SequentialIds, ServiceId, TaskId};
+use shoal_proto::object::{Cluster, Network, Node, NodeDescription, NodeState, NodeStatus, Service, TaskStatus};
+use shoal_proto::spec::{
+    ContainerSpec, IpamConfig, NetworkAttachmentSpec, NetworkSpec, NodeSpec, Platform, ResourceAmount, ServiceMode,
+    ServiceSpec, TaskSpec,
+};
 use shoal_proto::task_state::TaskState;
 use shoal_proto::time::Timestamp;
 
@@ -143,6 +149,48 @@ fn whole_way(nodes: u64, tasks: u64) {
     println!("snapshot: {bytes} bytes in {time:?}");
 }
 
+/// Every task of the store reports once; how long until each node's session knows what concerns it.
+fn fan_out(title: &str, nodes: u64, tasks: u64, networked: bool) {
+    let mut store = store(nodes);
+    let network = NetworkId::from_bits(7);
+    let spec = NetworkSpec { name: "net".into(), driver: "overlay".into(), ..NetworkSpec::default() };
+    let ipam = IpamConfig { subnet: "10.128.0.0/9".parse().ok(), ..IpamConfig::default() };
+    let spec = NetworkSpec { ipam: vec![ipam], ..spec };
+    let service = service(0, tasks, &|task| {
+        if networked {
+            task.networks = vec![NetworkAttachmentSpec { target: network, ..NetworkAttachmentSpec::default() }];
+        }
+    });
+    apply(&mut store, &[Change::create(Network { id: network, spec, ..Network::default() }), Change::create(service)]);
+    let mut hub = Hub::new(store.clone());
+    store.nodes().for_each(|node| drop(hub.attach(node.id)));
+    for batch in plan_all(&store, &Dirty::all(), NOW, &mut SequentialIds::default()).into_batches() {
+        apply(&mut store, &batch);
+    }
+    let (sets, time) = timed(|| hub.advance(&store));
+    let items: usize = sets.iter().map(|(_, set)| set.put.len()).sum();
+    println!("{title}: new tasks told to {} nodes, {items} items in {time:?}", sets.len());
+    let reports: Vec<Report> = store
+        .tasks()
+        .filter_map(|task| {
+            let status = TaskStatus { state: TaskState::Running, message: "started".into(), ..TaskStatus::default() };
+            task.node_id.map(|node| Report::Task { node, id: task.id, status })
+        })
+        .collect();
+    let context = Context { now: NOW, reachable_managers: &[] };
+    let (planned, time) =
+        timed(|| plan_request(&store, &ControlRequest::Report(reports), context, &mut SequentialIds::default()));
+    let changes = planned.map(|planned| planned.changes).unwrap_or_default();
+    let (_, applying) = timed(|| apply(&mut store, &changes));
+    let (sets, told) = timed(|| hub.advance(&store));
+    let items: usize = sets.iter().map(|(_, set)| set.put.len()).sum();
+    println!(
+        "{title}: {} reports judged in {time:?}, applied in {applying:?}; {} nodes told {items} items in {told:?}",
+        changes.len(),
+        sets.len()
+    );
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>().unwrap_or(0));
     let nodes = arguments.next().filter(|nodes| *nodes > 0).unwrap_or(1_000);
@@ -159,4 +207,6 @@ fn main() {
         task.placement.spread = vec!["node.labels.zone".into()];
     });
     whole_way(nodes, tasks);
+    fan_out("no network", nodes, tasks / 10, false);
+    fan_out("one network for all", nodes.min(100), tasks / 100, true);
 }

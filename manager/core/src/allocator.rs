@@ -51,7 +51,7 @@ fn usable_range(network: &Network) -> Option<(Ipv4Addr, Ipv4Addr)> {
 pub(crate) fn free_address(base: &Store, store: &Store, network: &Network) -> Result<Ipv4Addr, String> {
     let name = &network.spec.name;
     let Some((first, last)) = usable_range(network) else {
-        return Err(format!("network {name} has no subnet yet"));
+        return Err(format!("network {name} has no subnet: none is left in the address pools"));
     };
     let free = match store.addresses(network.id) {
         Some(space) => space.next_free(base.addresses(network.id), first, last),

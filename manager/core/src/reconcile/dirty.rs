@@ -35,7 +35,13 @@ impl Dirty {
                 }
                 (Some(Object::Task(before)), None) => dirty.deleted_task(store, before),
                 (_, Some(Object::Network(network))) => dirty.network(store, network),
-                (Some(Object::Network(_) | Object::Service(_)), None) => dirty.capacity = true,
+                (Some(Object::Service(_)), None) => dirty.capacity = true,
+                (Some(Object::Network(_)), None) => {
+                    dirty.capacity = true;
+                    // There is a subnet for one that had none.
+                    let waiting = store.networks().filter(|network| network.allocation.is_none());
+                    dirty.networks.extend(waiting.map(|network| network.id));
+                }
                 (_, None | Some(Object::Secret(_) | Object::Config(_))) => {}
             }
         }

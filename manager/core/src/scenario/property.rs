@@ -334,3 +334,161 @@ proptest! {
         }
     }
 }
+
+/// A service of the scheduler's test: replicas, memory in GiB, constraint, most on a node, host port.
+type Wish = (u8, u8, Option<u8>, u8, Option<u8>);
+
+fn wish() -> impl Strategy<Value = Wish> {
+    (0..12u8, 0..5u8, prop::option::of(0..3u8), 0..4u8, prop::option::of(0..3u8))
+}
+
+fn wished(number: usize, (replicas, memory, label, most, host_port): Wish) -> ServiceSpec {
+    let mut spec = with_task(replicated(&format!("s{number}"), u64::from(replicas)), |task| {
+        task.resources.reservations.memory_bytes = i64::from(memory) << 30;
+        task.placement.constraints = label.map(|label| format!("node.labels.l=={label}")).into_iter().collect();
+        task.placement.max_replicas = u64::from(most);
+        task.placement.spread = vec!["node.labels.l".into()];
+    });
+    let host = |number: u8| shoal_proto::spec::PortConfig {
+        mode: shoal_proto::spec::PublishMode::Host,
+        ..port(8000 + u16::from(number), 80)
+    };
+    spec.endpoint.ports = host_port.map(host).into_iter().collect();
+    spec
+}
+
+/// What the tasks on each node hold.
+#[derive(Default)]
+struct Held {
+    memory: i64,
+    ports: BTreeSet<u16>,
+    of_service: BTreeMap<ServiceId, u64>,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Nothing is placed where it does not fit, and nothing waits that would fit.
+    #[test]
+    fn placement_is_sound_and_complete(
+        labels in prop::collection::vec(0..3u8, 0..6),
+        wishes in prop::collection::vec(wish(), 0..8),
+    ) {
+        let mut world = World::new(labels.len() as u128);
+        for (index, label) in labels.iter().enumerate() {
+            world.label(index as u128 + 1, "l", &label.to_string());
+        }
+        for (number, wish) in wishes.iter().enumerate() {
+            world.create(wished(number, *wish));
+        }
+        world.run();
+        let mut held: BTreeMap<NodeId, Held> = world.store.nodes().map(|node| (node.id, Held::default())).collect();
+        for task in world.store.tasks().filter(|task| task.status.state == TaskState::Running) {
+            let node = task.node_id.expect("a node");
+            let on_node = held.get_mut(&node).expect("known");
+            on_node.memory += task.spec.resources.reservations.memory_bytes;
+            prop_assert!(on_node.memory <= 8 << 30);
+            for port in &task.ports {
+                prop_assert!(on_node.ports.insert(port.published), "a port twice on a node");
+            }
+            let count = on_node.of_service.entry(task.service_id).or_default();
+            *count += 1;
+            let most = task.spec.placement.max_replicas;
+            prop_assert!(most == 0 || *count <= most);
+            let node = world.store.node(node).expect("known");
+            prop_assert!(crate::constraint::all_match(&task.spec.placement.constraints, node));
+        }
+        for task in world.store.tasks().filter(|task| task.status.state != TaskState::Running) {
+            prop_assert!(task.status.error.starts_with("no suitable node: "), "{}", task.status.error);
+            for (id, on_node) in &held {
+                let node = world.store.node(*id).expect("known");
+                let most = task.spec.placement.max_replicas;
+                let fits = crate::constraint::all_match(&task.spec.placement.constraints, node)
+                    && on_node.memory + task.spec.resources.reservations.memory_bytes <= 8 << 30
+                    && !task.ports.iter().any(|port| on_node.ports.contains(&port.published))
+                    && (most == 0 || on_node.of_service.get(&task.service_id).copied().unwrap_or(0) < most);
+                prop_assert!(!fits, "it would fit on {}", id);
+            }
+        }
+    }
+
+    /// Networks that come and go never overlap, and numbers are never shared.
+    #[test]
+    fn subnets_never_overlap(steps in prop::collection::vec((0..12u8, any::<bool>(), prop::option::of(0..40u8)), 0..60)) {
+        let mut world = World::new(0);
+        let mut cluster = (**world.store.cluster().expect("a cluster")).clone();
+        cluster.pools.pools = vec!["10.0.0.0/21".parse().expect("a pool"), "10.1.0.0/23".parse().expect("a pool")];
+        world.apply(&[crate::change::Change::update(cluster)]);
+        for (number, settle, own) in steps {
+            let name = format!("n{number}");
+            let known = world.store.network_by_name(&name).map(|network| network.id);
+            if let Some(id) = known {
+                world.request(ControlRequest::RemoveNetwork(id)).expect("unused");
+            } else {
+                let subnet = own.and_then(|own| format!("10.0.{}.{}/26", own / 4, own % 4 * 64).parse().ok());
+                let ipam = subnet.map(|subnet| IpamConfig { subnet: Some(subnet), ..IpamConfig::default() });
+                let spec = NetworkSpec { ipam: ipam.into_iter().collect(), ..overlay(&name) };
+                // A full pool or an overlap is refused.
+                let _ = world.request(ControlRequest::CreateNetwork(Box::new(spec)));
+            }
+            if settle {
+                world.settle();
+            }
+            let mut taken: Vec<(u32, u32, u32)> = world
+                .store
+                .networks()
+                .filter_map(|network| network.allocation.as_ref())
+                .map(|a| (a.subnet.network().into(), a.subnet.broadcast().into(), a.vni))
+                .collect();
+            taken.sort_unstable();
+            prop_assert!(taken.windows(2).all(|pair| pair[0].1 < pair[1].0), "{:?}", taken);
+            let vnis: BTreeSet<u32> = taken.iter().map(|(_, _, vni)| *vni).collect();
+            prop_assert_eq!(vnis.len(), taken.len());
+        }
+    }
+
+    /// A healthy update never takes away more than its parallelism, and gets done, whoever leads.
+    #[test]
+    fn updates_keep_to_their_parallelism(
+        replicas in 1..10u64,
+        parallelism in 0..4u64,
+        delay in 0..3u64,
+        start_first in any::<bool>(),
+        leaders in prop::collection::vec(any::<bool>(), 80),
+    ) {
+        let mut world = World::new(4);
+        let mut spec = replicated("web", replicas);
+        spec.update = Some(UpdateConfig {
+            parallelism,
+            delay: Duration::from_secs(delay),
+            monitor: Duration::ZERO,
+            order: if start_first { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst },
+            ..UpdateConfig::default()
+        });
+        let web = world.create(spec);
+        world.run();
+        world.update(web, |spec| image(spec, "web:2"));
+        let away = if parallelism == 0 { replicas } else { parallelism };
+        for fails in leaders {
+            world.plan();
+            if fails {
+                world.fail_over();
+            }
+            let serving = world.running(web).len() as u64;
+            let least = if start_first { replicas } else { replicas.saturating_sub(away) };
+            prop_assert!(serving >= least, "{} of {}: {}", serving, replicas, world.show(web));
+            let extra = if start_first { away } else { 0 };
+            prop_assert!(world.runnable(web).len() as u64 <= replicas + extra);
+            world.agents();
+            world.pass(1);
+        }
+        for _ in 0..3 * replicas {
+            world.run();
+            world.pass(3);
+        }
+        world.run();
+        prop_assert_eq!(world.update_state(web), "completed");
+        prop_assert!(world.running(web).iter().all(|task| task.spec_version == 2));
+        prop_assert_eq!(world.running(web).len() as u64, replicas);
+    }
+}
