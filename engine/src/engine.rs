@@ -234,7 +234,8 @@ fn prepare_roots(options: &mut EngineOptions) -> Result<File, Failure> {
         let made = make_folder(root, mode).and_then(|()| std::fs::canonicalize(&*root));
         *root = made.map_err(|error| failed(&format!("cannot make {}", root.display()), &error))?;
     }
-    for folder in [options.data_root.join("containers"), options.exec_root.join("shim"), options.exec_root.join("exec")] {
+    for folder in [options.data_root.join("containers"), options.exec_root.join("shim"), options.exec_root.join("exec")]
+    {
         make_folder(&folder, 0o700).map_err(|error| failed(&format!("cannot make {}", folder.display()), &error))?;
     }
     let path = options.data_root.join("engine.lock");
@@ -245,7 +246,10 @@ fn prepare_roots(options: &mut EngineOptions) -> Result<File, Failure> {
         .open(&path)
         .map_err(|error| failed(&format!("cannot open {}", path.display()), &error))?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        Failure::conflict(format!("another engine uses {}: give this one another data root", options.data_root.display()))
+        Failure::conflict(format!(
+            "another engine uses {}: give this one another data root",
+            options.data_root.display()
+        ))
     })?;
     Ok(lock)
 }

@@ -60,10 +60,9 @@ pub(crate) fn find(inner: &Inner, id: &str) -> Result<Arc<Exec>, Failure> {
 fn ready(container: &Arc<Container>) -> Result<(), Failure> {
     match container.phase() {
         Phase::Running => Ok(()),
-        Phase::Paused => Err(Failure::conflict(format!(
-            "container {} is paused, unpause the container before exec",
-            container.id
-        ))),
+        Phase::Paused => {
+            Err(Failure::conflict(format!("container {} is paused, unpause the container before exec", container.id)))
+        }
         Phase::Restarting => Err(Failure::conflict(format!(
             "container {} is restarting, wait until the container is running",
             container.id
@@ -79,20 +78,10 @@ pub(crate) fn create(inner: &Arc<Inner>, container: &Arc<Container>, config: Exe
         return Err(Failure::invalid("No exec command specified"));
     }
     detach::DetachScanner::parse(&config.detach_keys)?;
-    let exec = Arc::new(Exec {
-        id: inner.new_id(),
-        container: Arc::clone(container),
-        config,
-        state: Mutex::default(),
-    });
+    let exec = Arc::new(Exec { id: inner.new_id(), container: Arc::clone(container), config, state: Mutex::default() });
     forget_old(inner, container);
     table(inner).insert(exec.id.clone(), Arc::clone(&exec));
-    crate::container::tell(
-        inner,
-        container,
-        &format!("exec_create: {}", exec.command()),
-        &[("execID", &exec.id)],
-    );
+    crate::container::tell(inner, container, &format!("exec_create: {}", exec.command()), &[("execID", &exec.id)]);
     Ok(exec.id.clone())
 }
 
@@ -162,12 +151,7 @@ async fn launch_exec(
     let shim = launch::spawn_exec(inner, &exec.container, &exec.id, &exec.config, size).await?;
     // Before the start, so that nothing of the output is missed.
     let attachment = if detached { None } else { Some(shim.attach(wanted).await?) };
-    crate::container::tell(
-        inner,
-        &exec.container,
-        &format!("exec_start: {}", exec.command()),
-        &[("execID", &exec.id)],
-    );
+    crate::container::tell(inner, &exec.container, &format!("exec_start: {}", exec.command()), &[("execID", &exec.id)]);
     shim.start().await?;
     let pid = shim.status().await.map_or(0, |status| status.pid);
     {
@@ -293,12 +277,8 @@ pub(crate) async fn probe(
     timeout: Duration,
     longest_output: usize,
 ) -> Result<Probe, Failure> {
-    let config = ExecCreate {
-        cmd: Some(command.to_vec()),
-        attach_stdout: true,
-        attach_stderr: true,
-        ..ExecCreate::default()
-    };
+    let config =
+        ExecCreate { cmd: Some(command.to_vec()), attach_stdout: true, attach_stderr: true, ..ExecCreate::default() };
     let id = inner.new_id();
     let text = command.join(" ");
     let tell = |action: &str, more: &[(&str, &str)]| {

@@ -251,9 +251,7 @@ async fn probe(inner: &Arc<Inner>, container: &Arc<Container>, check: &Check) ->
     let start = inner.now();
     let (exit_code, output) = match exec::probe(inner, container, &check.command, check.timeout, OUTPUT).await {
         Ok(exec::Probe::Ended { exit_code, output }) => (i64::from(exit_code), output),
-        Ok(exec::Probe::TimedOut) => {
-            (-1, format!("Health check exceeded timeout ({})", go_duration(check.timeout)))
-        }
+        Ok(exec::Probe::TimedOut) => (-1, format!("Health check exceeded timeout ({})", go_duration(check.timeout))),
         Err(failure) => (-1, failure.message),
     };
     CheckResult { start, end: inner.now(), exit_code, output }

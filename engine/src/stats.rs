@@ -276,7 +276,12 @@ async fn take(inner: &Arc<Inner>, container: &Arc<Container>) -> Stats {
     };
     let Some(pid) = pid else {
         // As dockerd: a container that does not run uses nothing.
-        return Stats { name: format!("/{name}"), id: container.id.clone(), read: Timestamp::ZERO.to_string(), ..Stats::default() };
+        return Stats {
+            name: format!("/{name}"),
+            id: container.id.clone(),
+            read: Timestamp::ZERO.to_string(),
+            ..Stats::default()
+        };
     };
     let cgroup = crate::container::launch::cgroup(inner, container);
     let own_network = if mode == Mode::Host { None } else { Some(pid) };

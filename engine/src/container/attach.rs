@@ -39,10 +39,7 @@ pub(crate) enum Input {
 }
 
 impl AttachInput {
-    pub(crate) fn new(
-        scanner: Option<DetachScanner>,
-        detached: CancellationToken,
-    ) -> (Self, mpsc::Receiver<Input>) {
+    pub(crate) fn new(scanner: Option<DetachScanner>, detached: CancellationToken) -> (Self, mpsc::Receiver<Input>) {
         let (to_process, from_client) = mpsc::channel(QUEUE);
         (Self { to_process, scanner, detached }, from_client)
     }

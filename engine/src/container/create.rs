@@ -142,10 +142,9 @@ fn reserve(inner: &Arc<Inner>, name: Option<String>, id: &str) -> Result<String,
 fn make(inner: &Arc<Inner>, mut record: Record) -> Result<Arc<Container>, Failure> {
     let mut undo = Undo { inner, id: record.id.clone(), volumes: Vec::new(), armed: true };
     let folder = inner.container_folder(&record.id);
-    std::fs::DirBuilder::new()
-        .mode(0o710)
-        .create(&folder)
-        .map_err(|error| Failure::new(ErrorKind::Internal, format!("cannot make {}: {}", folder.display(), chain(&error))))?;
+    std::fs::DirBuilder::new().mode(0o710).create(&folder).map_err(|error| {
+        Failure::new(ErrorKind::Internal, format!("cannot make {}: {}", folder.display(), chain(&error)))
+    })?;
     let options = PrepareOptions { volatile: record.host_config.auto_remove };
     inner.snapshots.prepare(&record.id, &record.layers, options)?;
     make_volumes(inner, &mut record, &mut undo.volumes)?;

@@ -58,13 +58,14 @@ pub(crate) async fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: 
     };
     health::end(container);
     exec::container_ended(inner, container).await;
-    if exit.error.is_some() && exit.code == UNKNOWN_EXIT
-        && let Some(shim) = container.shim()
-    {
-        launch::destroy(&shim).await;
+    if exit.error.is_some() && exit.code == UNKNOWN_EXIT {
+        launch::destroy_without_shim(inner.shim_folder(&container.id)).await;
     }
     container.set_shim(None);
-    let ran = { let state = &container.record().state; state.finished_at.since(state.started_at) };
+    let ran = {
+        let state = &container.record().state;
+        state.finished_at.since(state.started_at)
+    };
     let removes = commands.contains(&Command::Remove);
     for command in commands {
         match command {

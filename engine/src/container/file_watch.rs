@@ -70,7 +70,10 @@ impl Drop for FolderWatch {
 
 impl FileWatch {
     /// Must be called on a tokio runtime.
-    #[expect(deprecated, reason = "the descriptor is owned by what is registered and never replaced, so it stays valid")]
+    #[expect(
+        deprecated,
+        reason = "the descriptor is owned by what is registered and never replaced, so it stays valid"
+    )]
     pub(crate) fn new() -> io::Result<Self> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let inotify = Arc::new(AsyncFd::new(fd)?);

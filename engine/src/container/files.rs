@@ -127,7 +127,9 @@ fn place_one(folder: &Path, index: usize, file: &InternalFile) -> Result<PlacedF
         .and_then(|mut handle| handle.write_all(&file.data))
         .and_then(|()| chown(&path, Some(file.uid), Some(file.gid)))
         // After the change of owner, which would clear set-id bits.
-        .and_then(|()| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(file.mode & 0o7777)));
+        .and_then(|()| {
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(file.mode & 0o7777))
+        });
     written.map_err(|error| failed("write", &path, &error))?;
     Ok(PlacedFile { name, target: super::mounts::clean(&file.path) })
 }

@@ -110,8 +110,7 @@ pub(crate) fn image_size(inner: &Arc<Inner>, container: &Arc<Container>) -> u64 
 pub(crate) fn image_name(inner: &Arc<Inner>, record: &Record, seen: &mut BTreeMap<String, bool>) -> String {
     let name = record.image_name();
     let key = format!("{name} {}", record.image);
-    let still = *seen
-        .entry(key)
-        .or_insert_with(|| inner.images.resolve(&name).is_ok_and(|image| image.id == record.image));
+    let still =
+        *seen.entry(key).or_insert_with(|| inner.images.resolve(&name).is_ok_and(|image| image.id == record.image));
     if still { name } else { record.image.to_string() }
 }

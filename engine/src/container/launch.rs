@@ -212,7 +212,8 @@ fn log_attributes(record: &Record) -> Vec<(String, String)> {
         }
     }
     if let Some(tag) = options.get("tag") {
-        attributes.push(("tag".to_owned(), tag.replace("{{.ID}}", &record.id[..12]).replace("{{.Name}}", &record.name)));
+        attributes
+            .push(("tag".to_owned(), tag.replace("{{.ID}}", &record.id[..12]).replace("{{.Name}}", &record.name)));
     }
     attributes.sort();
     attributes
@@ -327,11 +328,7 @@ pub(crate) async fn spawn_exec(
 }
 
 /// The process of an exec. Blocks.
-fn exec_process(
-    folder: &Path,
-    record: &Record,
-    config: &ExecCreate,
-) -> Result<oci_spec::runtime::Process, String> {
+fn exec_process(folder: &Path, record: &Record, config: &ExecCreate) -> Result<oci_spec::runtime::Process, String> {
     let bytes = std::fs::read(folder.join(SPEC_FILE)).map_err(|error| chain(&error))?;
     let container: oci_spec::runtime::Spec = serde_json::from_slice(&bytes).map_err(|error| chain(&error))?;
     let name = if config.user.is_empty() { &record.config.user } else { &config.user };
@@ -351,7 +348,11 @@ fn exec_process(
 }
 
 /// Sets the limits of a running container.
-pub(crate) async fn apply_limits(inner: &Arc<Inner>, container: &Arc<Container>, host: &HostConfig) -> Result<(), String> {
+pub(crate) async fn apply_limits(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    host: &HostConfig,
+) -> Result<(), String> {
     let limits = spec_input::limits(host).map_err(|failure| failure.message)?;
     let cgroup = cgroup(inner, container);
     let applied = tokio::task::spawn_blocking(move || crate::cgroup::update(&cgroup, &limits));

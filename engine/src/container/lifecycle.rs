@@ -275,13 +275,7 @@ fn launched(next: &mut State, pid: u32, at: Timestamp, by_user: bool) {
     }
 }
 
-fn ended(
-    next: &mut State,
-    wishes: Wishes<'_>,
-    exit_code: i32,
-    oom_killed: bool,
-    at: Timestamp,
-) -> Vec<Command> {
+fn ended(next: &mut State, wishes: Wishes<'_>, exit_code: i32, oom_killed: bool, at: Timestamp) -> Vec<Command> {
     let ran = at.since(next.started_at);
     (next.pid, next.exit_code, next.oom_killed, next.finished_at) = (0, exit_code, oom_killed, at);
     let again = !next.stopped_by_user && wants_restart(wishes.restart, exit_code, next.restart_count);

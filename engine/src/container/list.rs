@@ -9,13 +9,24 @@ use super::lifecycle::Phase;
 use super::record::Record;
 use super::{ports, status};
 use crate::image::Digest;
-use crate::model::{
-    ContainerSummary, Filters, SummaryHostConfig, SummaryNetworkSettings,
-};
+use crate::model::{ContainerSummary, Filters, SummaryHostConfig, SummaryNetworkSettings};
 
 const FILTERS: &[&str] = &[
-    "ancestor", "before", "expose", "exited", "health", "id", "isolation", "is-task", "label", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "expose",
+    "exited",
+    "health",
+    "id",
+    "isolation",
+    "is-task",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 const STATES: &[&str] = &["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 
@@ -106,9 +117,9 @@ impl<'a> Selection<'a> {
 
     fn ancestor_matches(&self, record: &Record) -> bool {
         self.ancestors.as_ref().is_none_or(|images| {
-            images.iter().any(|(id, layers)| {
-                *id == record.image || (!layers.is_empty() && record.layers.starts_with(layers))
-            })
+            images
+                .iter()
+                .any(|(id, layers)| *id == record.image || (!layers.is_empty() && record.layers.starts_with(layers)))
         })
     }
 
@@ -135,9 +146,8 @@ impl<'a> Selection<'a> {
     fn ports_match(&self, record: &Record) -> bool {
         let published = || record.ports.iter().filter(|(_, to)| to.is_some()).map(|(port, _)| port.as_str());
         let exposed = || record.config.exposed_ports.iter().flatten().map(|(port, _)| port.as_str());
-        let any_of = |name: &str, of: &dyn Fn(&str) -> bool| {
-            !self.filters.contains(name) || self.filters.get(name).any(of)
-        };
+        let any_of =
+            |name: &str, of: &dyn Fn(&str) -> bool| !self.filters.contains(name) || self.filters.get(name).any(of);
         any_of("publish", &|wanted| ports::matches(wanted, published()))
             && any_of("expose", &|wanted| ports::matches(wanted, exposed()))
     }
@@ -240,12 +250,8 @@ mod tests {
     #[test]
     fn the_stopped_are_shown_when_asked_for() {
         let mut subject = running();
-        subject.state = State {
-            phase: Phase::Exited,
-            exit_code: 3,
-            started_at: Timestamp::from_seconds(5),
-            ..State::default()
-        };
+        subject.state =
+            State { phase: Phase::Exited, exit_code: 3, started_at: Timestamp::from_seconds(5), ..State::default() };
         assert!(!shown(&subject, &Filters::default(), false));
         assert!(shown(&subject, &Filters::default(), true));
         assert!(shown(&subject, &Filters::default().with("status", "exited"), false));
@@ -256,7 +262,8 @@ mod tests {
     #[test]
     fn wrong_filters_are_refused() {
         let none = |_: &str| Err(Failure::not_found("none"));
-        for (name, value) in [("colour", "red"), ("status", "asleep"), ("exited", "x"), ("before", "nobody"), ("publish", "x")]
+        for (name, value) in
+            [("colour", "red"), ("status", "asleep"), ("exited", "x"), ("before", "nobody"), ("publish", "x")]
         {
             let filters = Filters::default().with(name, value);
             assert!(Selection::new(&filters, false, &none, &|_| None).is_err(), "{name}={value}");

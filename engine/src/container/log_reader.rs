@@ -292,7 +292,9 @@ mod tests {
     use super::*;
 
     fn line(number: usize) -> String {
-        format!("{{\"log\":\"line {number}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00.{number:09}Z\"}}\n")
+        format!(
+            "{{\"log\":\"line {number}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00.{number:09}Z\"}}\n"
+        )
     }
 
     fn append(path: &Path, text: &str) {

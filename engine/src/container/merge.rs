@@ -21,11 +21,11 @@ pub fn merge(mut config: ContainerConfig, image: &ImageConfig) -> Result<Contain
     if config.shell.is_none() {
         config.shell.clone_from(&image.shell);
     }
-    for (mine, theirs) in
-        [(&mut config.exposed_ports, &image.exposed_ports), (&mut config.volumes, &image.volumes)]
-    {
+    for (mine, theirs) in [(&mut config.exposed_ports, &image.exposed_ports), (&mut config.volumes, &image.volumes)] {
         match mine {
-            Some(set) if !set.is_empty() => set.extend(theirs.iter().flatten().map(|(key, value)| (key.clone(), *value))),
+            Some(set) if !set.is_empty() => {
+                set.extend(theirs.iter().flatten().map(|(key, value)| (key.clone(), *value)))
+            }
             _ if theirs.as_ref().is_some_and(|set| !set.is_empty()) => mine.clone_from(theirs),
             _ => {}
         }

@@ -94,7 +94,9 @@ fn parse_bind(text: &str, volume_driver: &str) -> Result<MountRecord, Failure> {
             "ro" => mount.writable = false,
             "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
             "nocopy" if kind == MountKind::Volume => mount.no_copy = true,
-            other if kind == MountKind::Bind && PROPAGATIONS.contains(&other) => other.clone_into(&mut mount.propagation),
+            other if kind == MountKind::Bind && PROPAGATIONS.contains(&other) => {
+                other.clone_into(&mut mount.propagation)
+            }
             _ => return Err(Failure::invalid(format!("invalid mode: {mode}"))),
         }
     }

@@ -312,7 +312,9 @@ pub(crate) async fn connect(
             ));
         }
         Mode::Shared(_) => {
-            return Err(Failure::conflict("container sharing network namespace with another container or host cannot be connected to any other network"));
+            return Err(Failure::conflict(
+                "container sharing network namespace with another container or host cannot be connected to any other network",
+            ));
         }
         Mode::Own(_) => {}
     }
@@ -355,7 +357,10 @@ pub(crate) async fn disconnect(
     let found = inner.networks.inspect_network(network)?;
     let running = container.phase().has_process();
     if !container.record().networks.contains_key(&found.name) {
-        return Err(Failure::conflict(format!("container {} is not connected to network {}", container.id, found.name)));
+        return Err(Failure::conflict(format!(
+            "container {} is not connected to network {}",
+            container.id, found.name
+        )));
     }
     if running {
         let left = inner.networks.detach(&container.id, &found.name).await;

@@ -78,11 +78,7 @@ pub fn publish_list(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<P
 }
 
 /// `None` for an address of version 6, which the node has no way to publish on.
-fn publish_one(
-    container_port: u16,
-    protocol: Protocol,
-    binding: &PortBinding,
-) -> Result<Option<PortPublish>, Failure> {
+fn publish_one(container_port: u16, protocol: Protocol, binding: &PortBinding) -> Result<Option<PortPublish>, Failure> {
     let host_ip = match binding.host_ip.as_str() {
         "" | "0.0.0.0" => None,
         text => match text.parse::<std::net::IpAddr>() {
@@ -139,9 +135,7 @@ pub fn summary(ports: &PublishedMap) -> Vec<Port> {
 /// Does one of the ports match a filter such as `80`, `80/udp` or `8000-8010`?
 pub fn matches<'a>(wanted: &str, mut ports: impl Iterator<Item = &'a str>) -> bool {
     let Ok((first, last, protocol)) = parse_port(wanted) else { return false };
-    ports.any(|port| {
-        parse_port(port).is_ok_and(|(have, _, of)| of == protocol && (first..=last).contains(&have))
-    })
+    ports.any(|port| parse_port(port).is_ok_and(|(have, _, of)| of == protocol && (first..=last).contains(&have)))
 }
 
 /// The address of a host that means every address.
@@ -195,8 +189,7 @@ mod tests {
     fn shown_as_docker_shows_them() {
         let exposed = [("80/tcp".to_owned(), Default::default()), ("443/tcp".to_owned(), Default::default())];
         let config = ContainerConfig { exposed_ports: Some(exposed.into()), ..ContainerConfig::default() };
-        let published =
-            [PublishedPort { host_ip: ANY, host_port: 8080, container_port: 80, protocol: Protocol::Tcp }];
+        let published = [PublishedPort { host_ip: ANY, host_port: 8080, container_port: 80, protocol: Protocol::Tcp }];
         let map = published_map(&config, &published);
         assert_eq!(map["443/tcp"], None);
         let ports = summary(&map);

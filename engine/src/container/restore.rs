@@ -291,4 +291,3 @@ fn begin_again(inner: &Arc<Inner>) {
         }
     }
 }
-

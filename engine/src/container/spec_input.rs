@@ -157,9 +157,8 @@ impl Security {
                 ("seccomp", "unconfined") => security.seccomp = SeccompChoice::Unconfined,
                 ("seccomp", "builtin") => security.seccomp = SeccompChoice::Default,
                 ("seccomp", profile) => {
-                    let profile = serde_json::from_str(profile).map_err(|error| {
-                        Failure::invalid(format!("Decoding seccomp profile failed: {error}"))
-                    })?;
+                    let profile = serde_json::from_str(profile)
+                        .map_err(|error| Failure::invalid(format!("Decoding seccomp profile failed: {error}")))?;
                     security.seccomp = SeccompChoice::Profile(Arc::new(profile));
                 }
                 ("apparmor", "unconfined") => security.apparmor = None,

@@ -30,8 +30,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
             tracing::debug!(container = %container.id, error = error.failure.message, "start failed");
             clean_up(inner, container).await;
             let at = inner.now();
-            let input =
-                Input::LaunchFailed { exit_code: error.exit_code, error: error.failure.message.clone(), at };
+            let input = Input::LaunchFailed { exit_code: error.exit_code, error: error.failure.message.clone(), at };
             if container.step(input).is_ok() {
                 container.save();
             }
@@ -74,10 +73,8 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
     };
     let namespace = namespace?;
     let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
-    let (attached, spawned) = tokio::join!(
-        network::attach(inner, container),
-        launch::spawn(inner, container, &record, namespace, disk),
-    );
+    let (attached, spawned) =
+        tokio::join!(network::attach(inner, container), launch::spawn(inner, container, &record, namespace, disk),);
     // The shim is noted first: what is noted is cleaned up.
     let shim = match spawned {
         Ok(shim) => shim,

@@ -99,7 +99,11 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, text: O
         None => signal::KILL,
     };
     let not_running = |_| {
-        Failure::conflict(format!("cannot kill container: {}: container {} is not running", container.name(), container.id))
+        Failure::conflict(format!(
+            "cannot kill container: {}: container {} is not running",
+            container.name(),
+            container.id
+        ))
     };
     let stop_signal = {
         let config = &container.record().config;

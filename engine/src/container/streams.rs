@@ -56,7 +56,7 @@ pub(crate) async fn attach(
             let wanted = shim::AttachOptions { stdin: wants_input, stdout: options.stdout, stderr: options.stderr };
             let (output, input) = connect(container, wanted).await?;
             let scanner = tty.then_some(scanner);
-            Some(streams(output, wants_input.then_some(input), scanner))
+            Some(streams(output, input, wants_input, scanner))
         }
         false => None,
     };
@@ -129,28 +129,33 @@ pub(crate) fn over(
     let (output, output_promise) = oneshot::channel();
     let (input, input_promise) = oneshot::channel();
     let _held = (output.send(attachment.output), input.send(attachment.input));
-    let (output, input) =
-        streams(output_promise, wants_input.then_some(input_promise), tty.then_some(scanner));
+    let (output, input) = streams(output_promise, input_promise, wants_input, tty.then_some(scanner));
     Ok(AttachStreams { tty, output, input })
 }
 
 fn streams(
     output: oneshot::Receiver<AttachOutput>,
-    input: Option<oneshot::Receiver<shim::AttachInput>>,
+    input: oneshot::Receiver<shim::AttachInput>,
+    wants_input: bool,
     scanner: Option<DetachScanner>,
 ) -> (OutputStream, Option<AttachInput>) {
     let detached = CancellationToken::new();
-    let input = input.map(|promise| {
-        let (input, from_client) = AttachInput::new(scanner, detached.clone());
-        tokio::spawn(pump(promise, from_client));
-        input
-    });
-    let output = stream::unfold(Output::Promised(output), move |mut output| {
+    let over = CancellationToken::new();
+    let (input, unused) = if wants_input {
+        let (handle, from_client) = AttachInput::new(scanner, detached.clone());
+        tokio::spawn(pump(input, from_client, over.clone()));
+        (Some(handle), None)
+    } else {
+        // Kept with the output: to drop one direction of the connection is to leave.
+        (None, Some(input))
+    };
+    let guard = (over.drop_guard(), unused);
+    let output = stream::unfold((Output::Promised(output), guard), move |(mut output, guard)| {
         let detached = detached.clone();
         async move {
             tokio::select! {
                 () = detached.cancelled() => None,
-                frame = output.next() => frame.map(|frame| (frame, output)),
+                frame = output.next() => frame.map(|frame| (frame, (output, guard))),
             }
         }
     });
@@ -188,9 +193,21 @@ impl Output {
     }
 }
 
-/// Carries a client's input to the shim. A client that leaves without closing leaves the process's input open.
-async fn pump(promise: oneshot::Receiver<shim::AttachInput>, mut from_client: mpsc::Receiver<Input>) {
+/// Carries a client's input to the shim. A client that leaves without closing leaves the process's input open. Both
+/// directions are one connection, whose end means that the client has left: so this one is kept until the other is over.
+async fn pump(
+    promise: oneshot::Receiver<shim::AttachInput>,
+    from_client: mpsc::Receiver<Input>,
+    over: CancellationToken,
+) {
     let Ok(mut to_process) = promise.await else { return };
+    tokio::select! {
+        () = over.cancelled() => {}
+        () = carry(&mut to_process, from_client) => over.cancelled().await,
+    }
+}
+
+async fn carry(to_process: &mut shim::AttachInput, mut from_client: mpsc::Receiver<Input>) {
     while let Some(input) = from_client.recv().await {
         let written = match input {
             Input::Data(data) => to_process.write(&data).await,

@@ -315,7 +315,13 @@ fn parse(pid: u32, stat: &str, status: &str, cmdline: &[u8]) -> Option<Process> 
     let line = words.join(" ").trim_end().to_owned();
     let mut state = field(3).to_owned();
     let (nice, session, group, foreground) = (field(19).parse::<i64>().unwrap_or(0), id(6), id(5), field(8));
-    state.push_str(if nice < 0 { "<" } else if nice > 0 { "N" } else { "" });
+    state.push_str(if nice < 0 {
+        "<"
+    } else if nice > 0 {
+        "N"
+    } else {
+        ""
+    });
     state.push_str(if session == pid { "s" } else { "" });
     state.push_str(if number(20) > 1 { "l" } else { "" });
     state.push_str(if foreground == group.to_string() { "+" } else { "" });

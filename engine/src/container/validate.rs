@@ -12,8 +12,18 @@ const MIB: i64 = 1024 * 1024;
 /// Less than this a container cannot start with.
 const LEAST_MEMORY: i64 = 6 * MIB;
 /// Options of the json-file log driver.
-const LOG_OPTIONS: &[&str] =
-    &["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"];
+const LOG_OPTIONS: &[&str] = &[
+    "max-size",
+    "max-file",
+    "compress",
+    "labels",
+    "labels-regex",
+    "env",
+    "env-regex",
+    "tag",
+    "mode",
+    "max-buffer-size",
+];
 /// Paths of `/proc` and `/sys` hidden from containers.
 const MASKED: &[&str] = &[
     "/proc/asound",
@@ -99,10 +109,7 @@ pub fn host_config(
     }
     limits(host)?;
     if !(-1000..=1000).contains(&host.oom_score_adj) {
-        return invalid(format!(
-            "Invalid value {}, range for oom score adj is [-1000, 1000]",
-            host.oom_score_adj
-        ));
+        return invalid(format!("Invalid value {}, range for oom score adj is [-1000, 1000]", host.oom_score_adj));
     }
     if host.shm_size < 0 {
         return invalid("SHM size can not be less than 0");
@@ -406,9 +413,7 @@ pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<(), Failu
         next.restart_policy = update.restart_policy.clone();
     }
     if update.nano_cpus > 0 && (next.cpu_period > 0 || next.cpu_quota > 0) {
-        return invalid(
-            "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set",
-        );
+        return invalid("Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set");
     }
     for (mine, new) in [
         (&mut next.cpu_shares, update.cpu_shares),
@@ -511,7 +516,9 @@ mod tests {
         assert!(with(|config| config.working_dir = "relative".to_owned()).is_err());
         assert!(with(|config| config.stop_signal = "SIGNOPE".to_owned()).is_err());
         assert!(with(|config| config.env = Some(vec!["=x".to_owned()])).is_err());
-        assert!(with(|config| config.healthcheck = Some(HealthConfig { interval: 5, ..HealthConfig::default() })).is_err());
+        assert!(
+            with(|config| config.healthcheck = Some(HealthConfig { interval: 5, ..HealthConfig::default() })).is_err()
+        );
         assert!(with(|config| config.stop_signal = "SIGQUIT".to_owned()).is_ok());
     }
 
@@ -539,7 +546,8 @@ mod tests {
     #[test]
     fn updates_change_only_what_they_name() {
         let mut host = HostConfig { memory: 10 * MIB, memory_swap: 20 * MIB, cpu_shares: 5, ..HostConfig::default() };
-        update(&mut host, &UpdateRequest { memory: 12 * MIB, pids_limit: Some(9), ..UpdateRequest::default() }).unwrap();
+        update(&mut host, &UpdateRequest { memory: 12 * MIB, pids_limit: Some(9), ..UpdateRequest::default() })
+            .unwrap();
         assert_eq!((host.memory, host.cpu_shares, host.pids_limit), (12 * MIB, 5, Some(9)));
         let before = host.clone();
         assert!(update(&mut host, &UpdateRequest { memory: 30 * MIB, ..UpdateRequest::default() }).is_err());

@@ -31,9 +31,7 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
     }
     let uname = rustix::system::uname();
     let cgroups = Cgroups::of_host();
-    let has = |controller: &str, file: &str| {
-        cgroups.is_unified() || cgroups.folder(controller, "").join(file).exists()
-    };
+    let has = |controller: &str, file: &str| cgroups.is_unified() || cgroups.folder(controller, "").join(file).exists();
     let release = os_release(&std::fs::read_to_string("/etc/os-release").unwrap_or_default());
     let release = |key: &str| release.get(key).cloned().unwrap_or_default();
     EngineInfo {
@@ -80,14 +78,19 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
         runtimes: runtimes(inner),
         default_runtime: options.default_runtime.clone(),
         live_restore_enabled: true,
-        init_binary: options.init_program.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        init_binary: options
+            .init_program
+            .as_deref()
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         security_options: security_options(),
         warnings: None,
     }
 }
 
 fn runtimes(inner: &Arc<Inner>) -> BTreeMap<String, RuntimeInfo> {
-    let binaries = inner.options.runtimes.iter().map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()));
+    let binaries =
+        inner.options.runtimes.iter().map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()));
     std::iter::once((BUILTIN_RUNTIME.to_owned(), String::new()))
         .chain(binaries)
         .map(|(name, path)| (name, RuntimeInfo { path }))

@@ -10,8 +10,7 @@ pub(crate) async fn run_and_remove(host: Host) -> Host {
     for mode in ["none", "bridge"] {
         let mut times = Vec::new();
         for round in 0..60 {
-            let options =
-                HostConfig { auto_remove: true, network_mode: mode.to_owned(), ..HostConfig::default() };
+            let options = HostConfig { auto_remove: true, network_mode: mode.to_owned(), ..HostConfig::default() };
             let started = tokio::time::Instant::now();
             let id = host.create("", &["true"], options).await;
             let containers = host.engine.containers();

@@ -7,8 +7,7 @@ use futures::StreamExt;
 
 /// Reads a stream to its end, as text.
 pub(crate) async fn read_all(output: OutputStream) -> String {
-    let frames: Vec<OutputFrame> =
-        output.map(|frame| frame.expect("a frame")).collect().await;
+    let frames: Vec<OutputFrame> = output.map(|frame| frame.expect("a frame")).collect().await;
     let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.data.to_vec()).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

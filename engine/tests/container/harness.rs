@@ -211,8 +211,9 @@ fn busybox() -> Vec<u8> {
     add("etc/group", 0o644, b"root:x:0:\nann:x:1000:\nwheel:x:10:ann\n");
     add("srv/content", 0o644, b"from the image\n");
     for name in [
-        "sh", "cat", "echo", "sleep", "true", "false", "id", "ls", "env", "dd", "kill", "mount", "hostname", "ping", "wget",
-        "nc", "stty", "head", "tail", "grep", "wc", "seq", "touch", "stat", "trap", "httpd", "ip", "date", "mkdir", "rm",
+        "sh", "cat", "echo", "sleep", "true", "false", "id", "ls", "env", "dd", "kill", "mount", "hostname", "ping",
+        "wget", "nc", "stty", "head", "tail", "grep", "wc", "seq", "touch", "stat", "trap", "httpd", "ip", "date",
+        "mkdir", "rm",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

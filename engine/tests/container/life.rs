@@ -42,7 +42,7 @@ pub(crate) async fn runs_and_exits(host: Host) -> Host {
 
 pub(crate) async fn a_missing_program_is_told_as_docker_does(host: Host) -> Host {
     for (program, code, text) in
-        [("nosuch", 127, "exec: \"nosuch\": executable file not found in $PATH"), ("/tmp", 126, "permission denied")]
+        [("nosuch", 127, "exec: \"nosuch\": executable file not found in $PATH"), ("/tmp", 126, "is a directory")]
     {
         let id = host.create("", &[program], HostConfig::default()).await;
         let waiting = host.engine.containers().begin_wait(&id, WaitCondition::NextExit).unwrap();
@@ -75,10 +75,7 @@ pub(crate) async fn stop_asks_and_then_kills(host: Host) -> Host {
     containers.kill("killed", None).await.unwrap();
     assert_eq!(host.inspect(&killed).await.state.exit_code, 137);
     let failure = containers.kill("killed", None).await.unwrap_err();
-    assert_eq!(
-        failure.message,
-        format!("cannot kill container: killed: container {killed} is not running"),
-    );
+    assert_eq!(failure.message, format!("cannot kill container: killed: container {killed} is not running"),);
     assert!(containers.kill("killed", Some("SIGNOPE")).await.is_err());
     host
 }
@@ -261,7 +258,11 @@ pub(crate) async fn mounts_are_there(host: Host) -> Host {
 
 pub(crate) async fn secrets_are_in_memory(host: Host) -> Host {
     let mut wanted = request(
-        &["sh", "-c", "cat /run/secrets/key; stat -c '%a %u %g' /run/secrets/key; cat /etc/app.conf; touch /run/secrets/key || true"],
+        &[
+            "sh",
+            "-c",
+            "cat /run/secrets/key; stat -c '%a %u %g' /run/secrets/key; cat /etc/app.conf; touch /run/secrets/key || true",
+        ],
         HostConfig::default(),
     );
     let file = |path: &str, data: &str| InternalFile {
@@ -303,7 +304,8 @@ pub(crate) async fn force_removes_the_running(host: Host) -> Host {
 }
 
 pub(crate) async fn parallel_starts(host: Host) -> Host {
-    let ids = futures::future::join_all((0..50).map(|_| host.create("", &["sleep", "100"], HostConfig::default()))).await;
+    let ids =
+        futures::future::join_all((0..50).map(|_| host.create("", &["sleep", "100"], HostConfig::default()))).await;
     let started = tokio::time::Instant::now();
     let containers = host.engine.containers();
     let results = futures::future::join_all(ids.iter().map(|id| containers.start(id))).await;
@@ -320,7 +322,8 @@ pub(crate) async fn networks_connect(host: Host) -> Host {
     let lan = NetworkCreate { name: "lan".to_owned(), ..NetworkCreate::default() };
     networks.create(lan).await.unwrap();
     let on = |name: &str| host_config(|host| host.network_mode = name.to_owned());
-    let server = host.create("server", &["sh", "-c", "echo hello >/tmp/index.html; httpd -f -p 80 -h /tmp"], on("lan")).await;
+    let server =
+        host.create("server", &["sh", "-c", "echo hello >/tmp/index.html; httpd -f -p 80 -h /tmp"], on("lan")).await;
     host.engine.containers().start(&server).await.unwrap();
     let inspected = host.inspect(&server).await;
     let endpoint = &inspected.network_settings.networks["lan"];

@@ -107,10 +107,7 @@ pub(crate) async fn exec_attached_and_detached(host: Host) -> Host {
     input.write(Bytes::from_static(b"typed\n")).await.unwrap();
     input.close().await;
     assert_eq!(read_all(streams.output).await, "hello /tmp 1000 /home/ann\ntyped\n");
-    host.until("the exec ended", async || {
-        containers.exec_inspect(&exec_id).await.unwrap().exit_code == Some(9)
-    })
-    .await;
+    host.until("the exec ended", async || containers.exec_inspect(&exec_id).await.unwrap().exit_code == Some(9)).await;
     let again = containers.exec_start(&exec_id, ExecStart::default()).await.unwrap_err();
     assert_eq!(again.kind, ErrorKind::Conflict);
     let detached = containers.exec_create(&id, exec(&["sleep", "50"])).await.unwrap();
@@ -119,9 +116,11 @@ pub(crate) async fn exec_attached_and_detached(host: Host) -> Host {
     let running = containers.exec_inspect(&detached).await.unwrap();
     assert!(running.running && running.pid > 0, "{running:?}");
     assert_eq!(host.inspect(&id).await.exec_ids, Some(vec![detached.clone()]));
-    let terminal = ExecCreate { tty: true, attach_stdin: true, console_size: Some([11, 44]), ..exec(&["stty", "size"]) };
+    let terminal =
+        ExecCreate { tty: true, attach_stdin: true, console_size: Some([11, 44]), ..exec(&["stty", "size"]) };
     let terminal = containers.exec_create(&id, terminal).await.unwrap();
-    let streams = containers.exec_start(&terminal, ExecStart { tty: true, ..Default::default() }).await.unwrap().unwrap();
+    let streams =
+        containers.exec_start(&terminal, ExecStart { tty: true, ..Default::default() }).await.unwrap().unwrap();
     assert!(streams.tty);
     assert_eq!(read_all(streams.output).await, "11 44\r\n");
     containers.stop(&id, StopOptions { signal: None, timeout_s: Some(0) }).await.unwrap();
