@@ -18,7 +18,7 @@ pub(crate) use binary::{Binary, BinaryExec};
 pub(crate) use builtin::Builtin;
 pub(crate) use exec::BuiltinExec;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 use shoal_engine_sys::namespace;
 
@@ -128,6 +128,8 @@ struct SpecPart {
 struct LinuxPart {
     #[serde(default)]
     rootfs_propagation: Option<String>,
+    #[serde(default)]
+    resources: Option<LinuxResources>,
 }
 
 impl SpecPart {

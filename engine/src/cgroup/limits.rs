@@ -163,6 +163,58 @@ impl Limits {
         Ok(())
     }
 
+    /// What OCI resources say, without devices.
+    pub fn from_oci(resources: &LinuxResources) -> Self {
+        let mut limits = Self::default();
+        if let Some(cpu) = resources.cpu() {
+            limits.cpu_quota_us = cpu.quota();
+            limits.cpu_period_us = cpu.period();
+            limits.cpu_shares = cpu.shares();
+            limits.cpuset_cpus = cpu.cpus().clone();
+            limits.cpuset_mems = cpu.mems().clone();
+            limits.cpu_realtime_period_us = cpu.realtime_period();
+            limits.cpu_realtime_runtime_us = cpu.realtime_runtime();
+        }
+        if let Some(memory) = resources.memory() {
+            limits.memory_bytes = memory.limit();
+            limits.memory_and_swap_bytes = memory.swap();
+            limits.memory_reservation_bytes = memory.reservation();
+            limits.memory_swappiness = memory.swappiness();
+            limits.oom_kill_disable = memory.disable_oom_killer() == Some(true);
+        }
+        limits.pids = resources.pids().as_ref().map(oci_spec::runtime::LinuxPids::limit);
+        if let Some(block_io) = resources.block_io() {
+            let number = |number: i64| u32::try_from(number).unwrap_or(0);
+            let throttles = |list: &Option<Vec<LinuxThrottleDevice>>| -> Vec<Throttle> {
+                let one = |one: &LinuxThrottleDevice| Throttle {
+                    major: number(one.major()),
+                    minor: number(one.minor()),
+                    rate: one.rate(),
+                };
+                list.iter().flatten().map(one).collect()
+            };
+            limits.blkio_weight = block_io.weight();
+            limits.blkio_weight_devices = block_io
+                .weight_device()
+                .iter()
+                .flatten()
+                .map(|one| DeviceWeight {
+                    major: number(one.major()),
+                    minor: number(one.minor()),
+                    weight: one.weight().unwrap_or(0),
+                })
+                .collect();
+            limits.read_bytes_per_second = throttles(block_io.throttle_read_bps_device());
+            limits.write_bytes_per_second = throttles(block_io.throttle_write_bps_device());
+            limits.reads_per_second = throttles(block_io.throttle_read_iops_device());
+            limits.writes_per_second = throttles(block_io.throttle_write_iops_device());
+        }
+        for limit in resources.hugepage_limits().iter().flatten() {
+            limits.huge_pages.insert(limit.page_size().clone(), limit.limit());
+        }
+        limits
+    }
+
     /// The same as OCI resources, without devices.
     ///
     /// # Errors
@@ -241,4 +293,51 @@ impl Limits {
 
 fn or<T: Clone>(first: &[T], second: &[T]) -> Vec<T> {
     if first.is_empty() { second.to_vec() } else { first.to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_in_oci_terms() {
+        let limits = Limits {
+            cpu_quota_us: Some(1_000),
+            cpu_period_us: Some(2_000),
+            cpu_shares: Some(3),
+            cpuset_cpus: Some("0".to_owned()),
+            cpuset_mems: Some("0".to_owned()),
+            cpu_realtime_period_us: Some(4),
+            cpu_realtime_runtime_us: Some(5),
+            memory_bytes: Some(6 << 20),
+            memory_and_swap_bytes: Some(-1),
+            memory_reservation_bytes: Some(7),
+            memory_swappiness: Some(0),
+            oom_kill_disable: true,
+            pids: Some(8),
+            blkio_weight: Some(10),
+            blkio_weight_devices: vec![DeviceWeight { major: 1, minor: 2, weight: 11 }],
+            read_bytes_per_second: vec![Throttle { major: 1, minor: 2, rate: 3 }],
+            write_bytes_per_second: vec![Throttle { major: 1, minor: 2, rate: 4 }],
+            reads_per_second: vec![Throttle { major: 1, minor: 2, rate: 5 }],
+            writes_per_second: vec![Throttle { major: 1, minor: 2, rate: 6 }],
+            huge_pages: [("2MB".to_owned(), 9)].into(),
+        };
+        assert_eq!(Limits::from_oci(&limits.to_oci().unwrap()), limits);
+        assert_eq!(Limits::from_oci(&Limits::default().to_oci().unwrap()), Limits::default());
+        assert_eq!(Limits::default().updated(&limits), limits);
+        assert_eq!(limits.updated(&Limits::default()), limits);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let refused = |limits: Limits| limits.validate().unwrap_err().to_string();
+        assert!(refused(Limits { memory_bytes: Some(1024), ..Limits::default() }).contains("6MB"));
+        let swap = Limits { memory_bytes: Some(64 << 20), memory_and_swap_bytes: Some(32 << 20), ..Limits::default() };
+        assert!(refused(swap).contains("memoryswap"));
+        assert!(refused(Limits { memory_and_swap_bytes: Some(1), ..Limits::default() }).contains("Memory limit"));
+        assert!(refused(Limits { cpu_quota_us: Some(10), ..Limits::default() }).contains("quota"));
+        assert!(refused(Limits { blkio_weight: Some(5), ..Limits::default() }).contains("10 to 1000"));
+        assert!(Limits::default().validate().is_ok());
+    }
 }

@@ -8,6 +8,8 @@
 //! - libcontainer 0.7 is not given the system call filter (it swaps mask and value of masked comparisons, and gives an exec
 //!   no filter at all) nor the capabilities (dropping them comes after the filter): see [`super::launch`].
 
+mod errors;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -19,11 +21,13 @@ use oci_spec::runtime::Spec;
 use shoal_engine_sys::process::{self, Fork, SingleThread};
 use shoal_proto::error::chain;
 
+use self::errors::ErrorNotes;
 use super::bundle::INNER_BUNDLE;
 use super::exec::read_filter;
 use super::launch::{Launch, read_report};
 use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, pipe};
 use crate::cgroup::Cgroup;
+use crate::cgroup::limits::Limits;
 use crate::shim::config::{SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
@@ -73,6 +77,11 @@ impl Builtin {
             .as_sibling(true)
             .build()
             .map_err(|error| failed(&error))?;
+        // libcontainer skips limits that the host has no file for (the weight of block I/O). Said again by ourselves, each
+        // is in force or an error.
+        let limits = linux.resources.as_ref().map(Limits::from_oci).unwrap_or_default();
+        crate::cgroup::update(&self.config.cgroup, &limits)
+            .map_err(|error| RuntimeFailure::new(FailureKind::CannotApply, chain(&error)))?;
         let pid = container.pid().map(|pid| pid.as_raw().unsigned_abs());
         pid.ok_or_else(|| RuntimeFailure::other("libcontainer made a container without a process"))
     }
@@ -82,10 +91,12 @@ impl Runtime for Builtin {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
+        let notes = ErrorNotes::new().map_err(|error| cannot("make a file in memory", &error))?;
         let creator = SingleThread::prove().and_then(|single| single.fork()).map_err(|error| cannot("fork", &error))?;
         let Fork::Parent(_) = creator else {
             drop((outcome, report));
-            let result = match self.build(streams, report_end) {
+            let listening = notes.listen().map_err(|error| cannot("listen for errors", &error));
+            let result = match listening.and_then(|()| self.build(streams, report_end)) {
                 Ok(pid) => Outcome::Pid(pid),
                 Err(failure) => Outcome::Failure(failure),
             };
@@ -102,7 +113,10 @@ impl Runtime for Builtin {
                 rustix::fs::fcntl_setfl(&report, rustix::fs::OFlags::NONBLOCK)
                     .map_err(|error| cannot("read", &error.into()))?;
                 let told = read_report(report).err().filter(|told| told.kind != FailureKind::Other);
-                Err(told.unwrap_or(failure))
+                Err(told.unwrap_or_else(|| match notes.first() {
+                    Some(reason) => RuntimeFailure::new(failure.kind, format!("{}: {reason}", failure.message)),
+                    None => failure,
+                }))
             }
             Err(_) => Err(RuntimeFailure::other("the creating process died; see shim.log")),
         }

@@ -182,6 +182,10 @@ impl Server {
         for (index, events) in readiness.connections.iter().enumerate().take(known) {
             self.serve(index, *events);
         }
+        // What a connection had to keep because stdin was full.
+        for index in 0..known {
+            self.process(index);
+        }
         if readiness.listener {
             self.accept();
         }
@@ -316,6 +320,11 @@ impl Server {
             return;
         }
         self.connections[index].receive(&mut self.buffer);
+        self.process(index);
+    }
+
+    /// Does what the whole frames of a connection ask.
+    fn process(&mut self, index: usize) {
         loop {
             // Input that the process does not take yet stays with the connection, and then with its sender.
             if self.connections[index].holds_stdin() && self.streams.stdin_is_full() {

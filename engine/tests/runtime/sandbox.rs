@@ -186,6 +186,20 @@ impl Sandbox {
     }
 }
 
+impl Drop for Sandbox {
+    /// A test that failed leaves containers: they end with it.
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.dir.path().join("exec-root/shim")).into_iter().flatten().flatten() {
+            let Ok(bytes) = std::fs::read(entry.path().join("bundle.json")) else { continue };
+            let Ok(config) = serde_json::from_slice::<ShimConfig>(&bytes) else { continue };
+            if let Ok(cgroup) = shoal_engine::cgroup::Cgroup::open(&config.cgroup) {
+                cgroup.signal_all(9);
+                let _ = cgroup.thaw();
+            }
+        }
+    }
+}
+
 /// All output of an attachment until the process has ended.
 pub(crate) async fn read_all(mut output: shoal_engine::shim::client::AttachOutput) -> Outcome {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

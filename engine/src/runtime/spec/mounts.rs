@@ -67,7 +67,10 @@ fn defaults(input: &SpecInput) -> Result<Vec<Mount>, SpecError> {
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &[write, "nosuid", "noexec", "nodev"])?,
     ];
     if input.ipc == NamespaceMode::Host {
-        mounts.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"])?);
+        // A host that has no queues mounted has none to share.
+        if Path::new("/dev/mqueue").exists() {
+            mounts.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"])?);
+        }
     } else {
         mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?);
     }
