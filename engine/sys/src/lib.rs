@@ -1,13 +1,13 @@
-//! shoal-engine-sys
+//! One narrow module per kernel facility. The only crate of the workspace with `unsafe`.
 
-pub mod signal;
-pub mod proc;
-pub mod namespace;
 pub mod fs;
 pub mod mount;
+pub mod namespace;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod proc;
 pub mod process;
 pub mod pty;
+pub mod signal;
 pub mod socket;
