@@ -139,6 +139,7 @@ fn reserve(inner: &Arc<Inner>, name: Option<String>, id: &str) -> Result<String,
 }
 
 /// Everything of a creation that touches the disk. Undoes itself when it fails. Blocks.
+#[tracing::instrument(level = "debug", skip_all)]
 fn make(inner: &Arc<Inner>, mut record: Record) -> Result<Arc<Container>, Failure> {
     let mut undo = Undo { inner, id: record.id.clone(), volumes: Vec::new(), armed: true };
     let folder = inner.container_folder(&record.id);

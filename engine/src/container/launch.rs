@@ -84,6 +84,7 @@ pub(crate) struct Disk {
 }
 
 /// Everything of a start that touches the disk before the shim does. Blocks.
+#[tracing::instrument(level = "debug", skip_all)]
 pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Disk, Failure> {
     let record = container.record().clone();
     files::prepare(&record, &container.folder)?;
@@ -152,6 +153,7 @@ fn bind_source(mount: &MountRecord) -> Result<PathBuf, Failure> {
 }
 
 /// Gives back what [`prepare_disk`] took. Goes on after failures. Blocks.
+#[tracing::instrument(level = "debug", skip_all)]
 pub(crate) fn release_disk(inner: &Arc<Inner>, container: &Arc<Container>) {
     let volumes: Vec<_> = {
         let record = container.record();

@@ -30,17 +30,22 @@ const FILTERS: &[&str] = &[
 ];
 const STATES: &[&str] = &["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 
+/// When a container was made, and its id.
+pub type Creation = (Timestamp, String);
+/// An image and its layers.
+pub type Ancestor = (Digest, Vec<Digest>);
+
 /// A list's filters, made ready to be asked about one container after the other.
 #[derive(Debug)]
 pub struct Selection<'a> {
     filters: &'a Filters,
     all: bool,
-    before: Option<(Timestamp, String)>,
-    since: Option<(Timestamp, String)>,
+    before: Option<Creation>,
+    since: Option<Creation>,
     exited: BTreeSet<i32>,
     is_task: Option<bool>,
     /// Images that `ancestor` names, with their layers.
-    ancestors: Option<Vec<(Digest, Vec<Digest>)>>,
+    ancestors: Option<Vec<Ancestor>>,
 }
 
 impl<'a> Selection<'a> {
@@ -51,8 +56,8 @@ impl<'a> Selection<'a> {
     pub fn new(
         filters: &'a Filters,
         all: bool,
-        find: &dyn Fn(&str) -> Result<(Timestamp, String), Failure>,
-        image: &dyn Fn(&str) -> Option<(Digest, Vec<Digest>)>,
+        find: &dyn Fn(&str) -> Result<Creation, Failure>,
+        image: &dyn Fn(&str) -> Option<Ancestor>,
     ) -> Result<Self, Failure> {
         filters.check(FILTERS)?;
         if let Some(wrong) = filters.get("status").find(|status| !STATES.contains(status)) {

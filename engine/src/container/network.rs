@@ -130,6 +130,7 @@ pub(crate) fn sandbox_options(record: &Record) -> SandboxOptions {
 }
 
 /// The namespace of a container that is about to start; `None` is the host's. Made here when it is its own.
+#[tracing::instrument(level = "debug", skip_all)]
 pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Option<PathBuf>, Failure> {
     match mode(record) {
         Mode::Host => Ok(None),
@@ -162,6 +163,7 @@ pub(crate) fn owner(inner: &Arc<Inner>, container: &Arc<Container>) -> Arc<Conta
 }
 
 /// Puts a container's namespace on its networks and publishes its ports. What it got goes into the record.
+#[tracing::instrument(level = "debug", skip_all)]
 pub(crate) async fn attach(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<(), Failure> {
     let record = container.record().clone();
     let Mode::Own(networks) = mode(&record) else {
@@ -264,6 +266,7 @@ pub(crate) fn forget(record: &mut Record) {
 }
 
 /// Gives a container's namespace back. Goes on after a failure, which is logged.
+#[tracing::instrument(level = "debug", skip_all)]
 pub(crate) async fn detach(inner: &Arc<Inner>, container: &Arc<Container>) {
     let (owns, networks) = {
         let record = container.record();

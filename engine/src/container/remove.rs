@@ -95,6 +95,7 @@ pub(crate) async fn finish(
 }
 
 /// The record goes before the rest of the folder: what has no record is removed when the engine opens.
+#[tracing::instrument(level = "debug", skip_all)]
 fn remove_from_disk(inner: &Arc<Inner>, container: &Arc<Container>, with_volumes: bool) -> Result<(), Failure> {
     inner.snapshots.remove(&container.id)?;
     files::remove(&inner.files_folder(&container.id));

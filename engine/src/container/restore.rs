@@ -66,6 +66,18 @@ pub(crate) async fn restore(inner: &Arc<Inner>) -> Result<(), Failure> {
         adopt(inner, &container, found).await;
     }
     clean_orphans(inner).await;
+    let blocking = Arc::clone(inner);
+    let cleaned = tokio::task::spawn_blocking(move || {
+        blocking.volumes.unmount_unused();
+        let unknown = |id: &String| id_of(Path::new(id)).is_some() && blocking.containers.get(id).is_none();
+        for id in blocking.snapshots.list().into_iter().filter(unknown) {
+            // Where the record could not be read the container may still be mended.
+            if !blocking.container_folder(&id).exists() {
+                remove_leftovers(&blocking, &id);
+            }
+        }
+    });
+    cleaned.await.map_err(|error| Failure::internal(&error))?;
     begin_again(inner);
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shoal_proto::error::{ErrorKind, Failure};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::instance::Container;
 use super::launch::{self, LaunchError};
@@ -86,8 +87,9 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
     container.set_shim(Some(shim.clone()));
     attached?;
     files::fill(inner, container)?;
-    streams::connect_waiting(container, &shim).await.map_err(LaunchError::from)?;
-    shim.start().await.map_err(LaunchError::from)?;
+    let connected = streams::connect_waiting(container, &shim).instrument(tracing::debug_span!("connect_clients"));
+    connected.await.map_err(LaunchError::from)?;
+    shim.start().instrument(tracing::debug_span!("execute")).await.map_err(LaunchError::from)?;
     Ok(shim)
 }
 

@@ -303,7 +303,7 @@ fn parse_size(text: &str) -> Option<u64> {
     };
     let number: f64 = number.trim().parse().ok()?;
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
-    (number >= 0.0 && number.is_finite()).then(|| (number * factor as f64) as u64)
+    (number >= 0.0 && number.is_finite()).then_some((number * factor as f64) as u64)
 }
 
 fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<(), Failure> {

@@ -247,7 +247,13 @@ pub(crate) fn run() -> ExitCode {
         return enter_namespace();
     }
     if let Ok(level) = std::env::var("SHOAL_TEST_LOG") {
-        let _set_before = tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).try_init();
+        let spans = tracing_subscriber::fmt::format::FmtSpan::CLOSE;
+        let _set_before = tracing_subscriber::fmt()
+            .with_span_events(spans)
+            .with_ansi(false)
+            .with_env_filter(level)
+            .with_writer(std::io::stderr)
+            .try_init();
     }
     let exact = words.iter().any(|word| word == "--exact");
     let filters: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
