@@ -45,6 +45,7 @@ mod start;
 pub mod status;
 mod stop;
 pub(crate) mod streams;
+pub(crate) mod teardown;
 pub mod top;
 pub mod validate;
 mod wait;

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::container::file_watch::FileWatch;
 use crate::container::instance::Container;
 use crate::container::registry::Registry;
+use crate::container::teardown::Teardowns;
 use crate::container::{Containers, TaskContainer, restore};
 use crate::events::Events;
 use crate::exec::Exec;
@@ -41,6 +42,9 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
+/// Image, name and added groups.
+pub(crate) type UserKey = (Digest, String, Vec<String>);
+
 /// What all handles share.
 pub(crate) struct Inner {
     pub(crate) options: EngineOptions,
@@ -55,7 +59,8 @@ pub(crate) struct Inner {
     pub(crate) shim_program: ShimProgram,
     pub(crate) file_watch: FileWatch,
     /// Users as the files of an image resolve them: by image, name and added groups.
-    pub(crate) users: Mutex<HashMap<(Digest, String, Vec<String>), ContainerUser>>,
+    pub(crate) users: Mutex<HashMap<UserKey, ContainerUser>>,
+    pub(crate) teardowns: Teardowns,
     /// Everything that runs in the background.
     pub(crate) tasks: TaskTracker,
     /// Tells it to end.
@@ -156,6 +161,7 @@ impl Engine {
             shim_program,
             file_watch: FileWatch::new().map_err(|error| failed("cannot watch files", &error))?,
             users: Mutex::default(),
+            teardowns: Teardowns::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             lock: Mutex::new(Some(lock)),

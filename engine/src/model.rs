@@ -10,6 +10,8 @@ pub mod container;
 pub mod event;
 pub mod exec;
 pub mod filters;
+#[cfg(test)]
+mod golden;
 pub mod host_config;
 pub mod image;
 pub mod inspect;

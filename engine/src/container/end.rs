@@ -91,12 +91,15 @@ pub(crate) async fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: 
 }
 
 async fn release(inner: &Arc<Inner>, container: &Arc<Container>) {
+    network::detach(inner, container);
+    if !container.has_volumes() {
+        return;
+    }
     let released = {
         let (inner, container) = (Arc::clone(inner), Arc::clone(container));
         tokio::task::spawn_blocking(move || launch::release_disk(&inner, &container))
     };
-    let (_, released) = tokio::join!(network::detach(inner, container), released);
-    if let Err(error) = released {
+    if let Err(error) = released.await {
         tracing::error!(container = %container.id, %error, "cleaning up failed");
     }
 }

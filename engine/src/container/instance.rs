@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::lifecycle::{self, Command, Input, Phase, Refusal};
-use super::record::Record;
+use super::record::{MountKind, Record};
 use super::streams::WaitingClient;
 use crate::health::HealthState;
 use crate::shim::client::Shim;
@@ -85,6 +85,11 @@ impl Container {
         self.record().state.phase
     }
 
+    /// Has it volumes, which must be given back when it ends?
+    pub(crate) fn has_volumes(&self) -> bool {
+        self.record().mounts.iter().any(|mount| mount.kind == MountKind::Volume)
+    }
+
     pub(crate) fn name(&self) -> String {
         self.record().name.clone()
     }
@@ -135,7 +140,8 @@ impl Container {
     pub(crate) async fn ended(&self) {
         let mut progress = self.progress();
         // The sender lives in `self`.
-        let _never_closed = progress.wait_for(|progress| progress.removed || !progress.phase.has_process()).await;
+        let _never_closed =
+            progress.wait_for(|progress| progress.removed || !progress.phase.has_process()).await.is_ok();
     }
 
     pub(crate) fn shim(&self) -> Option<Shim> {

@@ -10,6 +10,7 @@ use shoal_proto::error::Failure;
 use super::instance::Container;
 use super::ports;
 use super::record::Record;
+use super::teardown::Teardowns;
 use crate::engine::Inner;
 use crate::model::{EndpointSettings, NetworkingConfig};
 use crate::network::{EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, SandboxOptions};
@@ -87,8 +88,7 @@ pub(crate) fn initial(
         networks.entry(network_of(mode).to_owned()).or_default();
     }
     for (name, settings) in &networks {
-        let wants_address = settings.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv4_address.is_empty());
-        if wants_address && matches!(name.as_str(), "bridge" | "host" | "none") {
+        if wants_address(settings) && matches!(name.as_str(), "bridge" | "host" | "none") {
             return Err(Failure::invalid(
                 "invalid config for network bridge: user specified IP address is supported on user defined networks only",
             ));
@@ -96,6 +96,10 @@ pub(crate) fn initial(
         endpoint_options(settings, &[])?;
     }
     Ok(networks)
+}
+
+fn wants_address(settings: &EndpointSettings) -> bool {
+    settings.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv4_address.is_empty())
 }
 
 fn endpoint_options(settings: &EndpointSettings, names: &[&str]) -> Result<EndpointOptions, Failure> {
@@ -135,6 +139,7 @@ pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Opt
     match mode(record) {
         Mode::Host => Ok(None),
         Mode::Own(_) => {
+            inner.teardowns.of(&record.id).await;
             let sandbox = inner.networks.create_sandbox(&record.id, sandbox_options(record)).await?;
             Ok(Some(sandbox.path))
         }
@@ -171,6 +176,10 @@ pub(crate) async fn attach(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
         return Ok(());
     };
     let mut publish = ports::publish_list(&record.config, &record.host_config)?;
+    if !publish.is_empty() || record.networks.values().any(wants_address) {
+        // What another container has just given up may be wanted.
+        inner.teardowns.all().await;
+    }
     let mut got = Vec::new();
     if !record.internal.attachments.is_empty() {
         let attachments = record.internal.attachments.iter().map(overlay).collect();
@@ -265,9 +274,9 @@ pub(crate) fn forget(record: &mut Record) {
     }
 }
 
-/// Gives a container's namespace back. Goes on after a failure, which is logged.
+/// Gives a container's namespace back, without waiting until it is gone.
 #[tracing::instrument(level = "debug", skip_all)]
-pub(crate) async fn detach(inner: &Arc<Inner>, container: &Arc<Container>) {
+pub(crate) fn detach(inner: &Arc<Inner>, container: &Arc<Container>) {
     let (owns, networks) = {
         let record = container.record();
         let networks: Vec<_> =
@@ -275,9 +284,7 @@ pub(crate) async fn detach(inner: &Arc<Inner>, container: &Arc<Container>) {
         (matches!(mode(&record), Mode::Own(_)), networks)
     };
     if owns {
-        if let Err(failure) = inner.networks.destroy_sandbox(&container.id).await {
-            tracing::warn!(container = %container.id, error = failure.message, "cannot take the network down");
-        }
+        Teardowns::begin(inner, container);
         for (id, name) in networks.iter().filter(|(id, _)| !id.is_empty()) {
             tell(inner, "disconnect", id, name, &container.id);
         }

@@ -118,7 +118,9 @@ pub(crate) async fn clean_up(inner: &Arc<Inner>, container: &Arc<Container>) {
             remove::remove_folder(&inner.shim_folder(&container.id));
         })
     };
-    let (_, released) = tokio::join!(network::detach(inner, container), released);
+    network::detach(inner, container);
+    // A start that failed has given everything back when its caller hears of it.
+    let ((), released) = tokio::join!(inner.teardowns.of(&container.id), released);
     if let Err(error) = released {
         tracing::error!(container = %container.id, %error, "cleaning up failed");
     }

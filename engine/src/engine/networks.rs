@@ -47,6 +47,8 @@ impl Networks {
     /// Unknown, predefined, or in use.
     pub async fn remove(&self, name: &str) -> Result<(), Failure> {
         let driver = self.inner.networks.inspect_network(name).map(|network| network.driver).unwrap_or_default();
+        // Of a container that has just ended nothing is active any more.
+        self.inner.teardowns.all().await;
         let (name, id) = self.inner.networks.remove_network(name).await?;
         self.tell("destroy", &id, &name, &driver);
         Ok(())
@@ -102,6 +104,7 @@ impl Networks {
     /// # Errors
     /// Unknown filter.
     pub async fn prune(&self, filters: &Filters) -> Result<NetworksPruneReport, Failure> {
+        self.inner.teardowns.all().await;
         let report = self.inner.networks.prune_networks(filters).await?;
         self.inner.events.publish("network", "prune", "", BTreeMap::from([("reclaimed".to_owned(), "0".to_owned())]));
         Ok(report)
@@ -120,6 +123,7 @@ impl Networks {
     /// # Errors
     /// When the kernel could not be brought in line; it is tried again with every resync.
     pub async fn leave_cluster(&self) -> Result<(), Failure> {
+        self.inner.teardowns.all().await;
         let nothing = ClusterNetworkState {
             node_id: NodeId::default(),
             data_path_addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),

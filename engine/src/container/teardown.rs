@@ -1,0 +1,56 @@
+//! Taking namespaces down behind the back of whoever waits for a container's end.
+//!
+//! ## Design notes
+//! The kernel takes tens of milliseconds to remove a link, and does nothing in them but wait. Nobody needs to wait with it
+//! but those who want back what the container had: its own next start, a start with a published port or a fixed
+//! address, and the removal of a network. They wait until nothing is being taken down that began before them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::instance::Container;
+use crate::engine::Inner;
+
+/// Containers whose namespaces are being taken down.
+#[derive(Debug)]
+pub(crate) struct Teardowns {
+    under_way: watch::Sender<BTreeSet<String>>,
+}
+
+impl Default for Teardowns {
+    fn default() -> Self {
+        Self { under_way: watch::Sender::new(BTreeSet::new()) }
+    }
+}
+
+impl Teardowns {
+    /// Takes a container's namespace down, and does not wait for it. A failure is logged.
+    pub(crate) fn begin(inner: &Arc<Inner>, container: &Arc<Container>) {
+        let id = container.id.clone();
+        inner.teardowns.under_way.send_modify(|under_way| drop(under_way.insert(id.clone())));
+        let inner = Arc::clone(inner);
+        let tracker = inner.tasks.clone();
+        tracker.spawn(async move {
+            if let Err(failure) = inner.networks.destroy_sandbox(&id).await {
+                tracing::warn!(container = id, error = failure.message, "cannot take the network down");
+            }
+            inner.teardowns.under_way.send_modify(|under_way| drop(under_way.remove(&id)));
+        });
+    }
+
+    /// Waits until this container's namespace is down.
+    pub(crate) async fn of(&self, id: &str) {
+        let mut changes = self.under_way.subscribe();
+        // The sender lives in `self`.
+        let _never_closed = changes.wait_for(|under_way| !under_way.contains(id)).await.is_ok();
+    }
+
+    /// Waits until everything is down that is being taken down now.
+    pub(crate) async fn all(&self) {
+        let mut changes = self.under_way.subscribe();
+        let begun = changes.borrow_and_update().clone();
+        let _never_closed = changes.wait_for(|under_way| begun.is_disjoint(under_way)).await.is_ok();
+    }
+}
