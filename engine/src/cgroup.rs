@@ -6,6 +6,8 @@
 //! - A limit becomes a list of settings (file and value). The same list is written at creation and at an update, and tests
 //!   compare it without touching the kernel.
 
+pub mod create;
+pub mod device_filter;
 pub mod limits;
 pub mod settings;
 pub mod tree;

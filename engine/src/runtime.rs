@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod capabilities;
 mod exec;
 mod launch;
+mod libcontainer;
 pub mod seccomp;
 pub mod spec;
 pub mod user;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use binary::{Binary, BinaryExec};
 pub(crate) use builtin::Builtin;
 pub(crate) use exec::BuiltinExec;
+pub(crate) use libcontainer::Libcontainer;
 
 use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
@@ -77,6 +79,7 @@ pub(crate) trait Runtime: std::fmt::Debug {
 pub(crate) fn for_container(dir: &Path, config: &ShimConfig) -> Box<dyn Runtime> {
     match &config.runtime {
         RuntimeKind::Builtin => Box::new(Builtin::new(dir, config)),
+        RuntimeKind::Libcontainer => Box::new(Libcontainer::new(dir, config)),
         RuntimeKind::Binary { path, args } => Box::new(Binary::new(dir, config, path, args)),
     }
 }
@@ -84,7 +87,7 @@ pub(crate) fn for_container(dir: &Path, config: &ShimConfig) -> Box<dyn Runtime>
 /// The runtime of an exec in a container that runs with `container`.
 pub(crate) fn for_exec(dir: &Path, config: &ExecConfig, container: &ShimConfig) -> Box<dyn Runtime> {
     match &container.runtime {
-        RuntimeKind::Builtin => Box::new(BuiltinExec::new(config, container)),
+        RuntimeKind::Builtin | RuntimeKind::Libcontainer => Box::new(BuiltinExec::new(config, container)),
         RuntimeKind::Binary { path, args } => Box::new(BinaryExec::new(dir, config, container, path, args)),
     }
 }
@@ -144,7 +147,13 @@ impl LinuxPart {
     /// Mounts the container's root file system where only this process and its children see it.
     fn mount_rootfs(&self, config: &ShimConfig) -> std::io::Result<()> {
         let Some(rootfs) = &config.rootfs else { return Ok(()) };
-        namespace::isolate_mounts(&rootfs.target, self.rootfs_propagation.as_deref() == Some("shared"))?;
+        namespace::new_mount_namespace()?;
+        isolate(&rootfs.target, self.rootfs_propagation.as_deref())?;
         rootfs.mount()
     }
+}
+
+/// In a new mount namespace: lets nothing that is mounted at `root` reach the host.
+fn isolate(root: &Path, propagation: Option<&str>) -> std::io::Result<()> {
+    namespace::isolate_mounts(root, matches!(propagation, Some("shared" | "rshared")))
 }

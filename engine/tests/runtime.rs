@@ -3,6 +3,8 @@
 //! It has its own `main` because a shim must begin before any thread exists, and libtest starts threads. `--list` and
 //! `--exact` work as with libtest. Needs root; without, every test says that it was skipped.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -22,6 +24,13 @@ use runtime::sandbox::{Backend, Sandbox};
 
 /// A test gets the runtime that it is to use.
 type Test = (&'static str, fn(Backend));
+
+/// A test with one runtime.
+struct Case {
+    name: String,
+    backend: Backend,
+    test: fn(Backend),
+}
 
 fn tests() -> Vec<Test> {
     let mut tests: Vec<Test> = Vec::new();
@@ -47,13 +56,13 @@ fn main() {
         return runtime::bench::run(words.get(1).and_then(|count| count.parse().ok()).unwrap_or(50));
     }
     let has = |word: &str| words.iter().any(|other| other == word);
-    let names: Vec<(String, Backend, fn(Backend))> = tests()
-        .into_iter()
-        .flat_map(|(name, test)| Backend::ALL.map(|backend| (format!("{}::{name}", backend.name()), backend, test)))
-        .collect();
+    let case = |(name, test): Test| {
+        Backend::ALL.map(|backend| Case { name: format!("{}::{name}", backend.name()), backend, test })
+    };
+    let cases: Vec<Case> = tests().into_iter().flat_map(case).collect();
     if has("--list") {
         if !has("--ignored") {
-            names.iter().for_each(|(name, ..)| println!("{name}: test"));
+            cases.iter().for_each(|case| println!("{}: test", case.name));
         }
         return;
     }
@@ -62,14 +71,14 @@ fn main() {
         filters.is_empty()
             || filters.iter().any(|filter| if has("--exact") { name == *filter } else { name.contains(*filter) })
     };
-    std::process::exit(i32::from(!run(names.into_iter().filter(|(name, ..)| chosen(name)).collect())));
+    std::process::exit(i32::from(!run(cases.into_iter().filter(|case| chosen(&case.name)).collect())));
 }
 
 /// One after the other; each has its deadline.
-fn run(tests: Vec<(String, Backend, fn(Backend))>) -> bool {
+fn run(cases: Vec<Case>) -> bool {
     let mut failed = Vec::new();
-    let count = tests.len();
-    for (name, backend, test) in tests {
+    let count = cases.len();
+    for Case { name, backend, test } in cases {
         if !Sandbox::is_possible(backend) {
             println!("test {name} ... skipped: needs root and the runtime");
             continue;

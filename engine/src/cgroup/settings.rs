@@ -170,15 +170,19 @@ fn weight(shares: u64) -> u64 {
 /// With the first that the kernel refuses. Those before it hold.
 pub fn update(cgroup: &str, limits: &Limits) -> Result<(), UpdateError> {
     limits.validate()?;
-    let cgroup = Cgroup::open(cgroup).map_err(UpdateError::Cgroup)?;
+    apply(&Cgroup::open(cgroup).map_err(UpdateError::Cgroup)?, limits)
+}
+
+/// Writes them.
+pub(super) fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<(), UpdateError> {
     let settings = match cgroup.layout() {
         Layout::V1(_) => v1(limits),
         Layout::V2(_) => v2(limits)?,
     };
     // Some limits bound each other (memory and memory with swap, quota and period): which has to go first depends on
     // whether they grow or shrink. What is refused is tried once more after the others.
-    let refused: Vec<&Setting> = settings.iter().filter(|setting| write(&cgroup, setting).is_err()).collect();
-    refused.into_iter().try_for_each(|setting| write(&cgroup, setting))
+    let refused: Vec<&Setting> = settings.iter().filter(|setting| write(cgroup, setting).is_err()).collect();
+    refused.into_iter().try_for_each(|setting| write(cgroup, setting))
 }
 
 fn write(cgroup: &Cgroup, setting: &Setting) -> Result<(), UpdateError> {

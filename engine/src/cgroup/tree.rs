@@ -79,7 +79,7 @@ impl Cgroup {
         }
     }
 
-    fn directories(&self) -> Vec<PathBuf> {
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
         match &self.layout {
             Layout::V2(root) => vec![root.join(&self.path)],
             Layout::V1(hierarchies) => hierarchies.iter().map(|hierarchy| hierarchy.join(&self.path)).collect(),
@@ -252,7 +252,7 @@ fn collect(directory: &Path, pids: &mut Vec<u32>) {
 }
 
 /// Removes a cgroup; only when that says it has children, those first: listing costs more than removing.
-fn remove_tree(directory: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(directory: &Path) -> io::Result<()> {
     match std::fs::remove_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.raw_os_error() == Some(EBUSY) => {}

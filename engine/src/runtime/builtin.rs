@@ -1,136 +1,87 @@
-//! The built-in runtime: libcontainer in a short-lived child of the shim.
+//! The built-in runtime: a container's namespaces, mounts and limits, made by its own first process.
 //!
 //! ## Design notes
-//! - The child ("creator") does all that libcontainer needs memory for and ends; the container's init becomes a child of
-//!   the shim itself (`as_sibling`), so the shim stays small and can wait for it.
-//! - The creator has a mount namespace of its own, in which the root file system is mounted: the host never sees it, and
-//!   it cannot be left behind.
-//! - libcontainer 0.7 is not given the system call filter (it swaps mask and value of masked comparisons, and gives an exec
-//!   no filter at all) nor the capabilities (dropping them comes after the filter): see [`super::launch`].
+//! - One fork, straight into the new namespaces. The child builds the container around itself and becomes its program, so
+//!   there is nobody to hand anything over, and all memory that building took is gone with `execve`.
+//! - Every mount is made detached, and attached to a descriptor that was resolved below the root (`RESOLVE_IN_ROOT`, no
+//!   magic links): a link or a rename in the image can lead nowhere else, and nothing is looked up twice.
+//! - Nothing reads the host's mount table, so a start takes as long on a host with a thousand containers.
+//! - What of a specification is not done here is refused: see [`child::refuse_unsupported`].
 
-mod errors;
+mod cgroups;
+mod child;
+mod dev;
+mod options;
+mod rootfs;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use oci_spec::runtime::Spec;
-use shoal_engine_sys::process::{self, Fork, SingleThread};
-use shoal_proto::error::chain;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use serde::Deserialize;
+use shoal_engine_sys::namespace;
+use shoal_engine_sys::process::{Fork, SingleThread};
 
-use self::errors::ErrorNotes;
-use super::bundle::INNER_BUNDLE;
-use super::exec::read_filter;
-use super::launch::{Launch, read_report};
-use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, pipe};
+use super::launch::read_report;
+use super::{ChildStreams, Created, Outcome, Runtime, pipe};
 use crate::cgroup::Cgroup;
-use crate::cgroup::limits::Limits;
 use crate::shim::config::{SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
-/// Directory in the shim's for libcontainer's state.
-const STATE_DIRECTORY: &str = "state";
-/// Where libcontainer's init waits for the start, below its state.
-const NOTIFY_SOCKET: &str = "notify.sock";
-
-/// A container made by libcontainer.
+/// A container made by the shim itself.
 #[derive(Debug)]
 pub(crate) struct Builtin {
     dir: PathBuf,
     config: ShimConfig,
     /// Where init reports why it could not run its program.
     report: Option<OwnedFd>,
+    /// A byte here lets init go on; closing it ends init.
+    go: Option<OwnedFd>,
 }
 
 impl Builtin {
     pub(crate) fn new(dir: &Path, config: &ShimConfig) -> Self {
-        Self { dir: dir.to_owned(), config: config.clone(), report: None }
+        Self { dir: dir.to_owned(), config: config.clone(), report: None, go: None }
     }
 
     fn cgroup(&self) -> Result<Cgroup, RuntimeFailure> {
-        Cgroup::open(&self.config.cgroup).map_err(|error| RuntimeFailure::other(format!("cannot use cgroups: {error}")))
-    }
-
-    /// Runs in the creator.
-    fn build(&self, streams: ChildStreams, report: OwnedFd) -> Result<u32, RuntimeFailure> {
-        let SpecPart { process, linux } = SpecPart::read(&self.dir.join(SPEC_FILE))?;
-        let filter = read_filter(&self.dir)?;
-        linux.mount_rootfs(&self.config).map_err(|error| cannot("mount the root file system", &error))?;
-        let launch = Rc::new(Launch::new(&process, filter, report)?);
-        let builder = ContainerBuilder::new(self.config.id.clone(), SyscallType::default())
-            .with_executor(LaunchExecutor { launch })
-            .with_root_path(self.dir.join(STATE_DIRECTORY))
-            .map_err(|error| failed(&error))?;
-        let builder = match streams {
-            ChildStreams::Pipes { stdin, stdout, stderr } => {
-                builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
-            }
-            ChildStreams::Terminal { console_socket } => builder.with_console_socket(Some(console_socket)),
-        };
-        let container = builder
-            .as_init(self.dir.join(INNER_BUNDLE))
-            .with_systemd(false)
-            .with_detach(true)
-            .as_sibling(true)
-            .build()
-            .map_err(|error| failed(&error))?;
-        // libcontainer skips limits that the host has no file for (the weight of block I/O). Said again by ourselves, each
-        // is in force or an error.
-        let limits = linux.resources.as_ref().map(Limits::from_oci).unwrap_or_default();
-        crate::cgroup::update(&self.config.cgroup, &limits)
-            .map_err(|error| RuntimeFailure::new(FailureKind::CannotApply, chain(&error)))?;
-        let pid = container.pid().map(|pid| pid.as_raw().unsigned_abs());
-        pid.ok_or_else(|| RuntimeFailure::other("libcontainer made a container without a process"))
+        Cgroup::open(&self.config.cgroup).map_err(|error| cannot("use cgroups", &error))
     }
 }
 
 impl Runtime for Builtin {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        let namespaces = Namespaces::read(&self.dir.join(SPEC_FILE))?;
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
-        let notes = ErrorNotes::new().map_err(|error| cannot("make a file in memory", &error))?;
-        let creator = SingleThread::prove().and_then(|single| single.fork()).map_err(|error| cannot("fork", &error))?;
-        let Fork::Parent(_) = creator else {
-            drop((outcome, report));
-            let listening = notes.listen().map_err(|error| cannot("listen for errors", &error));
-            let result = match listening.and_then(|()| self.build(streams, report_end)) {
-                Ok(pid) => Outcome::Pid(pid),
-                Err(failure) => Outcome::Failure(failure),
-            };
-            process::exit_now(i32::from(super::tell(outcome_end, &result).is_err()));
+        let (go_end, go) = pipe()?;
+        if let Some(path) = &namespaces.joined_pid {
+            // Counts for children only.
+            namespace::enter(path, LinuxNamespaceType::Pid as u32)
+                .map_err(|error| cannot(&format!("join the PID namespace {path:?}"), &error))?;
+        }
+        let forked = SingleThread::prove().and_then(|single| single.fork_into(namespaces.new));
+        let Fork::Parent(pid) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
+            drop((outcome, report, go));
+            child::run(&self.dir, &self.config, &namespaces, streams, child::Pipes { outcome_end, report_end, go_end });
         };
-        drop((outcome_end, report_end, streams));
+        drop((outcome_end, report_end, go_end, streams));
         match super::hear(outcome) {
-            Ok(Outcome::Pid(pid)) => {
-                self.report = Some(report);
+            Ok(Outcome::Pid(_)) => {
+                (self.report, self.go) = (Some(report), Some(go));
                 Ok(Created { pid: Some(pid) })
             }
-            Ok(Outcome::Failure(failure)) => {
-                // Init's own words are better than libcontainer's account of them.
-                rustix::fs::fcntl_setfl(&report, rustix::fs::OFlags::NONBLOCK)
-                    .map_err(|error| cannot("read", &error.into()))?;
-                let told = read_report(report).err().filter(|told| told.kind != FailureKind::Other);
-                Err(told.unwrap_or_else(|| match notes.first() {
-                    Some(reason) => RuntimeFailure::new(failure.kind, format!("{}: {reason}", failure.message)),
-                    None => failure,
-                }))
-            }
-            Err(_) => Err(RuntimeFailure::other("the creating process died; see shim.log")),
+            Ok(Outcome::Failure(failure)) => Err(failure),
+            Err(_) => Err(RuntimeFailure::other("the container's first process died; see shim.log")),
         }
     }
 
     fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
-        let report =
-            self.report.take().ok_or_else(|| RuntimeFailure::new(FailureKind::WrongState, "already started"))?;
-        let directory = self.dir.join(STATE_DIRECTORY).join(&self.config.id);
-        let handle = std::fs::File::open(&directory).map_err(|error| cannot("open the state directory", &error))?;
-        // Through a descriptor: the path may be longer than a socket address can be.
-        let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", handle.as_raw_fd());
-        let socket = std::os::unix::net::UnixStream::connect(path);
-        drop(socket.map_err(|error| cannot("reach the container's init", &error))?);
+        let wrong = || RuntimeFailure::new(FailureKind::WrongState, "already started");
+        let (report, go) = (self.report.take().ok_or_else(wrong)?, self.go.take().ok_or_else(wrong)?);
+        // When init is gone, its report says why, or its end does.
+        let _ = std::fs::File::from(go).write_all(b"!");
         read_report(report).map(|()| None)
     }
 
@@ -156,50 +107,70 @@ impl Runtime for Builtin {
     }
 
     fn delete(&mut self) -> Result<(), RuntimeFailure> {
+        (self.report, self.go) = (None, None);
         let cgroup = self.cgroup()?;
         cgroup.signal_all(rustix::process::Signal::KILL.as_raw());
         // A frozen process does not die.
         if cgroup.is_frozen().unwrap_or(false) {
             let _ = cgroup.thaw();
         }
-        let removed = cgroup.remove().map_err(|error| cannot("remove the cgroup", &error));
-        match std::fs::remove_dir_all(self.dir.join(STATE_DIRECTORY)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                removed.and(Err(cannot("remove libcontainer's state", &error)))
-            }
-            _ => removed,
-        }
+        cgroup.remove().map_err(|error| cannot("remove the cgroup", &error))
     }
 }
 
-fn failed(error: &(dyn std::error::Error + 'static)) -> RuntimeFailure {
-    RuntimeFailure::other(chain(error))
+/// Which namespaces the container has.
+#[derive(Debug)]
+struct Namespaces {
+    /// New ones to be forked into: `CLONE_NEW*` bits. The cgroup namespace comes later, when the process is in its cgroup.
+    new: u32,
+    new_cgroup: bool,
+    joined_pid: Option<PathBuf>,
+    /// The others to be joined.
+    joined: Vec<(LinuxNamespaceType, PathBuf)>,
+    /// Whether it has a host name of its own to set.
+    own_uts: bool,
+}
+
+impl Namespaces {
+    fn read(path: &Path) -> Result<Self, RuntimeFailure> {
+        #[derive(Deserialize)]
+        struct SpecPart {
+            linux: LinuxPart,
+        }
+        #[derive(Deserialize)]
+        struct LinuxPart {
+            #[serde(default)]
+            namespaces: Vec<LinuxNamespace>,
+        }
+        let bytes = std::fs::read(path).map_err(|error| cannot("read the specification", &error))?;
+        let part: SpecPart = serde_json::from_slice(&bytes)
+            .map_err(|error| RuntimeFailure::other(format!("bad specification: {error}")))?;
+        Self::plan(&part.linux.namespaces)
+    }
+
+    fn plan(namespaces: &[LinuxNamespace]) -> Result<Self, RuntimeFailure> {
+        use LinuxNamespaceType as Kind;
+        let refuse = |text: &str| Err(RuntimeFailure::new(FailureKind::CannotApply, text));
+        let mut plan = Self { new: 0, new_cgroup: false, joined_pid: None, joined: Vec::new(), own_uts: false };
+        for namespace in namespaces {
+            let kind = namespace.typ();
+            match (kind, namespace.path()) {
+                (Kind::User | Kind::Time, _) => return refuse("user and time namespaces are not supported"),
+                (Kind::Mount, Some(_)) => return refuse("a container needs mounts of its own"),
+                (Kind::Cgroup, None) => plan.new_cgroup = true,
+                (kind, None) => plan.new |= kind as u32,
+                (Kind::Pid, Some(path)) => plan.joined_pid = Some(path.clone()),
+                (kind, Some(path)) => plan.joined.push((kind, path.clone())),
+            }
+        }
+        if plan.new & Kind::Mount as u32 == 0 {
+            return refuse("a container needs mounts of its own");
+        }
+        plan.own_uts = plan.new & Kind::Uts as u32 != 0;
+        Ok(plan)
+    }
 }
 
 fn cannot(what: &str, error: &std::io::Error) -> RuntimeFailure {
-    RuntimeFailure::other(format!("cannot {what}: {error}"))
-}
-
-/// Puts [`Launch`] in the place of libcontainer's own last steps.
-#[derive(Clone)]
-struct LaunchExecutor {
-    launch: Rc<Launch>,
-}
-
-impl Executor for LaunchExecutor {
-    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
-        self.launch.find().map(|_| ()).map_err(|failure| {
-            self.launch.report(&failure);
-            ExecutorValidationError::ArgValidationError(failure.message)
-        })
-    }
-
-    fn setup_envs(&self, _envs: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        // The environment goes to execve, not through this process.
-        Ok(())
-    }
-
-    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
-        self.launch.run()
-    }
+    RuntimeFailure::new(FailureKind::CannotApply, format!("cannot {what}: {error}"))
 }

@@ -8,14 +8,15 @@ use crate::shim::client::{ShimError, write_file, write_json};
 use crate::shim::config::{RuntimeKind, SECCOMP_FILE, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
-/// Directory in the shim's that the built-in runtime gives libcontainer as its bundle.
+/// Directory in the shim's that libcontainer gets as its bundle.
 pub(crate) const INNER_BUNDLE: &str = "bundle";
 
 /// Writes them into `dir`.
 ///
-/// `config.json` is the specification, less `linux.seccomp` for the built-in runtime, which installs the filter as compiled
-/// code: compiling the default profile takes 10 ms, which the daemon pays once and not each container. libcontainer gets a
-/// copy without capabilities besides: dropping them comes after the filter, so [`super::launch`] does both.
+/// `config.json` is the specification. Runtimes inside the shim get it without `linux.seccomp` and install the filter as
+/// compiled code: compiling the default profile takes 10 ms, which the daemon pays once and not each container.
+/// libcontainer gets a copy without capabilities besides: dropping them comes after the filter, so [`super::launch`] does
+/// both.
 ///
 /// # Errors
 /// When the specification has a filter and its program is missing, asks for what this machine does not allow, or a file
@@ -26,7 +27,7 @@ pub(crate) fn write(dir: &Path, config: &ShimConfig, spec: &Spec, seccomp: Optio
         check_oom_score(process)?;
     }
     let path = dir.join(SPEC_FILE);
-    if config.runtime != RuntimeKind::Builtin {
+    if matches!(config.runtime, RuntimeKind::Binary { .. }) {
         return write_json(&path, spec);
     }
     let filtered = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
@@ -41,6 +42,9 @@ pub(crate) fn write(dir: &Path, config: &ShimConfig, spec: &Spec, seccomp: Optio
         linux.set_seccomp(None);
     }
     write_json(&path, &spec)?;
+    if config.runtime == RuntimeKind::Builtin {
+        return Ok(());
+    }
     if let Some(process) = spec.process_mut() {
         process.set_capabilities(None);
     }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Process;
+use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::process::{self, Fork, SingleThread};
 use shoal_engine_sys::{namespace, proc, pty};
 
@@ -149,7 +150,7 @@ fn join(
     }
 }
 
-fn connect(path: &Path) -> Result<std::os::unix::net::UnixStream, RuntimeFailure> {
+pub(super) fn connect(path: &Path) -> Result<std::os::unix::net::UnixStream, RuntimeFailure> {
     use std::os::fd::AsRawFd;
     let failed = |error: io::Error| cannot("reach the console socket", &error);
     let directory = std::fs::File::open(path.parent().unwrap_or(path)).map_err(failed)?;
@@ -193,13 +194,14 @@ fn become_program(
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     }
     let groups = user.additional_gids().clone().unwrap_or_default();
+    // As root, for a directory that only root may enter on the way. Never through a magic link (CVE-2024-21626).
     let cwd = oci.cwd();
-    // As runc: first as root, for a directory that only root may enter on the way; the user's own right is not asked.
-    rustix::process::chdir(cwd).map_err(|error| {
-        let text = io::Error::from(error);
+    let opened = Directory::open(Path::new("/")).and_then(|root| root.open_dir(cwd));
+    let entered = opened.and_then(|directory| Ok(rustix::process::fchdir(&directory)?));
+    entered.map_err(|error| {
         RuntimeFailure::new(
             FailureKind::CommandNotExecutable,
-            format!("unable to start container process: chdir to cwd ({cwd:?}) set in config.json failed: {text}"),
+            format!("unable to start container process: chdir to cwd ({cwd:?}) failed: {error}"),
         )
     })?;
     process::become_user(user.uid(), user.gid(), &groups).map_err(|error| cannot("become the user", &error))?;

@@ -7,6 +7,8 @@ mod devices;
 mod mounts;
 mod process;
 mod sysctl;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -28,9 +28,11 @@ pub const SHIM_LOG_FILE: &str = "shim.log";
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuntimeKind {
-    /// libcontainer, inside the shim.
+    /// Our own, inside the shim.
     #[default]
     Builtin,
+    /// libcontainer, inside the shim.
+    Libcontainer,
     /// An OCI runtime binary (runc's command line), called by the shim.
     Binary {
         /// The program.

@@ -3,8 +3,9 @@
 //! ## Design notes
 //! - What must not wait: the container's output. It is read as long as every attached client takes it; one that takes
 //!   nothing for [`STALL`] while its buffer is full is dropped, and the container goes on.
-//! - The order at the end: output drained, log written, `exit.json` durable, clients told, then cgroup and state removed.
-//!   Whoever was told, or reads `exit.json`, finds a whole log.
+//! - The order at the end: output drained, log written, cgroup and state removed, `exit.json` durable, clients told.
+//!   Whoever was told, or reads `exit.json`, finds a whole log and can start the container anew: nothing of this life is
+//!   in the way of the next one, which has the same names.
 //! - A daemon that dies changes nothing here: its connection closes, the loop goes on.
 
 mod connection;
@@ -481,6 +482,9 @@ impl Server {
             finished_at,
             error: failure.map(|failure| failure.message),
         };
+        if let Err(failure) = self.runtime.delete() {
+            say(&format!("cleaning up: {failure}"));
+        }
         if let Err(error) = write_durably(&self.dir, EXIT_FILE, &serde_json::to_vec(&record).unwrap_or_default()) {
             say(&format!("cannot write {EXIT_FILE}: {error}"));
         }
@@ -493,9 +497,6 @@ impl Server {
             }
         }
         self.exit = Some(record);
-        if let Err(failure) = self.runtime.delete() {
-            say(&format!("cleaning up: {failure}"));
-        }
     }
 
     fn drop_stalled(&mut self) {

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "the kernel's call for new namespaces has no safe wrapper")]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -39,16 +39,23 @@ pub fn enter_all(pidfd: impl AsFd, pid: u32) -> io::Result<()> {
     Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)?)
 }
 
-/// Gives this (single-threaded) process mounts of its own, so that what it mounts at `target` is seen by nobody else.
+/// Gives this (single-threaded) process mounts of its own, which begin as they were.
+///
+/// # Errors
+/// As `unshare(2)`.
+pub fn new_mount_namespace() -> io::Result<()> {
+    // SAFETY: a new mount namespace changes what paths mean, not memory or descriptors.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?)
+}
+
+/// In a new mount namespace: makes sure that what is mounted at `target` is seen by nobody else.
 ///
 /// Mounts that the host makes later still arrive (slaves). With `keep_shared`, the host also sees what is mounted below
 /// mounts that it shares, except on the one that holds `target`.
 ///
 /// # Errors
-/// As `unshare(2)` and `mount(2)`.
+/// As `mount(2)`.
 pub fn isolate_mounts(target: &Path, keep_shared: bool) -> io::Result<()> {
-    // SAFETY: a new mount namespace changes what paths mean, not memory or descriptors.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     if !keep_shared {
         return Ok(mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?);
     }
@@ -60,4 +67,64 @@ pub fn isolate_mounts(target: &Path, keep_shared: bool) -> io::Result<()> {
         }
     }
     Err(rustix::io::Errno::NOENT.into())
+}
+
+/// Enters one namespace that a path refers to. `kind` is its `CLONE_NEW*` flag, which the kernel compares.
+///
+/// # Errors
+/// As `setns(2)`.
+pub fn enter(path: &Path, kind: u32) -> io::Result<()> {
+    let file = std::fs::File::open(path)?;
+    let kind = ThreadNameSpaceType::from_bits_retain(kind);
+    // SAFETY: `setns` changes what this thread sees, not memory or descriptors.
+    match unsafe { libc::setns(file.as_raw_fd(), kind.bits().cast_signed()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes the cgroups that this process is in the roots of what it sees of them.
+///
+/// # Errors
+/// As `unshare(2)`.
+pub fn new_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: a new cgroup namespace changes what paths mean, not memory or descriptors.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?)
+}
+
+/// A change of a mount's attributes: the kernel's `MOUNT_ATTR_*` bits, and its propagation (`MS_PRIVATE`, ...; zero: kept).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountChange {
+    /// Bits to set.
+    pub set: u64,
+    /// Bits to clear.
+    pub clear: u64,
+    /// The propagation.
+    pub propagation: u64,
+    /// Also of all mounts below.
+    pub recursive: bool,
+}
+
+impl MountChange {
+    /// Applies it to the mount that an open descriptor is the root of.
+    ///
+    /// # Errors
+    /// As `mount_setattr(2)`.
+    pub fn apply(&self, mount: impl AsFd) -> io::Result<()> {
+        let attributes =
+            libc::mount_attr { attr_set: self.set, attr_clr: self.clear, propagation: self.propagation, userns_fd: 0 };
+        let recursive = if self.recursive { libc::AT_RECURSIVE } else { 0 };
+        // SAFETY: the descriptor is open, the empty path is a C string, and the structure is as long as its size says.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                mount.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH | recursive,
+                &raw const attributes,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
 }

@@ -30,22 +30,7 @@ impl SealedProgram {
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let mount = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
-        let attributes =
-            libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-        // SAFETY: the descriptor is open, the empty path is a C string, and the structure is as long as its size says.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                mount.as_raw_fd(),
-                c"".as_ptr(),
-                libc::AT_EMPTY_PATH,
-                &raw const attributes,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        crate::namespace::MountChange { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() }.apply(&mount)?;
         Ok(Self { mount, path: path.to_owned() })
     }
 
@@ -106,6 +91,16 @@ impl SingleThread {
     pub fn fork(&self) -> io::Result<Fork> {
         // SAFETY: there is no other thread, so every lock and the allocator are in a consistent state in the child.
         forked(unsafe { libc::fork() }.into())
+    }
+
+    /// Forks into new namespaces: `CLONE_NEW*` flags.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn fork_into(&self, namespaces: u32) -> io::Result<Fork> {
+        let flags = libc::c_long::from(namespaces) | libc::c_long::from(libc::SIGCHLD);
+        // SAFETY: as above; without a stack the child goes on with a copy of this one, as after `fork`.
+        forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
     }
 
     /// Makes a child that is a sibling: its parent is this process's parent. Otherwise as [`Self::fork`].

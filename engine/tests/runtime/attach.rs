@@ -7,7 +7,7 @@ use shoal_engine::shim::config::{LogSink, WindowSize};
 
 use super::sandbox::{Backend, Sandbox, read_all};
 
-pub(crate) const TESTS: &[(&str, fn(Backend))] = &[
+pub(crate) const TESTS: &[crate::Test] = &[
     ("attach::everybody_gets_everything", everybody_gets_everything),
     ("attach::input_reaches_the_process_and_ends", input_reaches_the_process_and_ends),
     ("attach::input_stays_open_for_the_next_client", input_stays_open_for_the_next_client),

@@ -2,8 +2,7 @@
 
 use super::sandbox::{Backend, Sandbox};
 
-pub(crate) const TESTS: &[(&str, fn(Backend))] =
-    &[("cgroup::cgroups_below_it_go_with_it", cgroups_below_it_go_with_it)];
+pub(crate) const TESTS: &[crate::Test] = &[("cgroup::cgroups_below_it_go_with_it", cgroups_below_it_go_with_it)];
 
 fn cgroups_below_it_go_with_it(backend: Backend) {
     let sandbox = Sandbox::new(backend);

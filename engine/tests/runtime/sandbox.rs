@@ -13,15 +13,17 @@ use shoal_engine::shim::config::{ExitRecord, LogSink, RuntimeKind, ShimConfig};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     Builtin,
+    Libcontainer,
     Runc,
 }
 
 impl Backend {
-    pub(crate) const ALL: [Self; 2] = [Self::Builtin, Self::Runc];
+    pub(crate) const ALL: [Self; 3] = [Self::Builtin, Self::Libcontainer, Self::Runc];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Builtin => "builtin",
+            Self::Libcontainer => "libcontainer",
             Self::Runc => "runc",
         }
     }
@@ -29,6 +31,7 @@ impl Backend {
     fn kind(self) -> RuntimeKind {
         match self {
             Self::Builtin => RuntimeKind::Builtin,
+            Self::Libcontainer => RuntimeKind::Libcontainer,
             Self::Runc => RuntimeKind::Binary { path: PathBuf::from(RUNC), args: Vec::new() },
         }
     }

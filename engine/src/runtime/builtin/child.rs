@@ -1,0 +1,238 @@
+//! The container's first process, from its fork to its program.
+
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
+use shoal_engine_sys::fs::Directory;
+use shoal_engine_sys::{namespace, process, pty};
+
+use super::rootfs::{self, Root, attach, clone_handle};
+use super::{Namespaces, cannot};
+use crate::cgroup::{self, Cgroup};
+use crate::runtime::bundle::resource_number;
+use crate::runtime::exec::{connect, read_filter};
+use crate::runtime::launch::Launch;
+use crate::runtime::{ChildStreams, Outcome, tell};
+use crate::shim::config::{SPEC_FILE, ShimConfig};
+use crate::shim::protocol::{FailureKind, RuntimeFailure};
+
+/// The pipes between it and the shim.
+pub(super) struct Pipes {
+    /// Tells that the container is ready, or why not.
+    pub(super) outcome_end: OwnedFd,
+    /// Tells why the program could not be executed.
+    pub(super) report_end: OwnedFd,
+    /// Gives the word to go.
+    pub(super) go_end: OwnedFd,
+}
+
+/// Builds the container around this process, waits for the start, and becomes the program.
+pub(super) fn run(dir: &Path, config: &ShimConfig, namespaces: &Namespaces, streams: ChildStreams, pipes: Pipes) -> ! {
+    let Pipes { outcome_end, report_end, go_end } = pipes;
+    let launch = match build(dir, config, namespaces, streams, report_end) {
+        Ok(launch) => launch,
+        Err(failure) => {
+            let code = failure.exit_code();
+            // When nobody hears it, the shim is gone, and with it the interest.
+            let _ = tell(outcome_end, &Outcome::Failure(failure));
+            process::exit_now(code);
+        }
+    };
+    if tell(outcome_end, &Outcome::Pid(std::process::id())).is_err() {
+        process::exit_now(1);
+    }
+    // The end of the pipe without a word: the shim ended, or does not want this container any more.
+    if std::fs::File::from(go_end).read_exact(&mut [0]).is_err() {
+        process::exit_now(1);
+    }
+    launch.run()
+}
+
+fn build(
+    dir: &Path,
+    config: &ShimConfig,
+    namespaces: &Namespaces,
+    streams: ChildStreams,
+    report: OwnedFd,
+) -> Result<Launch, RuntimeFailure> {
+    let spec = read_spec(dir)?;
+    let (Some(oci), Some(linux)) = (spec.process(), spec.linux()) else {
+        return Err(RuntimeFailure::other("the specification has no process, or is not for Linux"));
+    };
+    refuse_unsupported(&spec, oci, linux)?;
+    rootfs::check(linux)?;
+    let launch = Launch::new(oci, read_filter(dir)?, report)?;
+    rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
+    apply_to_self(oci)?;
+    // Whoever shares a namespace with this process must not reach into it while it holds the host's descriptors.
+    process::hide_from_tracers().map_err(|error| cannot("hide from tracers", &error))?;
+    enter_cgroup(config, linux)?;
+    let console = match &streams {
+        ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
+        ChildStreams::Pipes { .. } => None,
+    };
+    enter_namespaces(namespaces, &spec)?;
+    let root = Root::mount(config, &spec, linux)?;
+    root.furnish(config, &spec, linux)?;
+    root.enter(linux).map_err(|error| cannot("enter the root file system", &error))?;
+    drop(root);
+    let inside = Directory::open(Path::new("/")).map_err(|error| cannot("open the root", &error))?;
+    match streams {
+        ChildStreams::Pipes { stdin, stdout, stderr } => {
+            take_pipes(&inside, &stdin, &stdout, &stderr).map_err(|error| cannot("set up the streams", &error))?
+        }
+        ChildStreams::Terminal { .. } => {
+            let console = console.ok_or_else(|| RuntimeFailure::other("no console socket"))?;
+            take_terminal(&inside, oci, &console)?;
+        }
+    }
+    become_user(&inside, oci)?;
+    launch.find()?;
+    Ok(launch)
+}
+
+fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
+    let bytes = std::fs::read(dir.join(SPEC_FILE)).map_err(|error| cannot("read the specification", &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| RuntimeFailure::other(format!("bad specification: {error}")))
+}
+
+/// Fails closed: what is not done here is not promised.
+pub(super) fn refuse_unsupported(spec: &Spec, oci: &Process, linux: &Linux) -> Result<(), RuntimeFailure> {
+    let label = |label: &Option<String>| label.as_deref().is_some_and(|label| !label.is_empty());
+    let asked = [
+        ("hooks", spec.hooks().is_some()),
+        ("an SELinux label", label(oci.selinux_label()) || label(linux.mount_label())),
+        ("a scheduler", oci.scheduler().is_some()),
+        ("an I/O priority", oci.io_priority().is_some()),
+        ("CPU affinity of execs", oci.exec_cpu_affinity().is_some()),
+        ("user mappings", linux.uid_mappings().is_some() || linux.gid_mappings().is_some()),
+        ("Intel RDT", linux.intel_rdt().is_some()),
+        ("a personality", linux.personality().is_some()),
+        ("time offsets", linux.time_offsets().is_some()),
+        ("network devices", linux.net_devices().is_some()),
+        ("a memory policy", linux.memory_policy().is_some()),
+        ("a seccomp profile that was not compiled", linux.seccomp().is_some()),
+        ("network priorities", linux.resources().as_ref().is_some_and(|resources| resources.network().is_some())),
+        ("RDMA limits", linux.resources().as_ref().is_some_and(|resources| resources.rdma().is_some())),
+        ("unified cgroup settings", linux.resources().as_ref().is_some_and(|resources| resources.unified().is_some())),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        Some((what, _)) => {
+            let text = format!("the specification asks for {what}, which the built-in runtime does not do");
+            Err(RuntimeFailure::new(FailureKind::CannotApply, text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is set through the host's `/proc`, as long as it is there.
+fn apply_to_self(oci: &Process) -> Result<(), RuntimeFailure> {
+    if let Some(score) = oci.oom_score_adj() {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|error| cannot(&format!("set oom_score_adj to {score}"), &error))?;
+    }
+    match oci.apparmor_profile().as_deref() {
+        None | Some("" | "unconfined") => Ok(()),
+        Some(profile) => std::fs::write("/proc/self/attr/apparmor/exec", format!("exec {profile}"))
+            .map_err(|error| cannot(&format!("apply the AppArmor profile {profile:?}"), &error)),
+    }
+}
+
+/// Makes the cgroup and goes into it, before anything is used that counts.
+fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure> {
+    let none = LinuxResources::default();
+    let cgroup = Cgroup::open(&config.cgroup).map_err(|error| cannot("use cgroups", &error))?;
+    cgroup::create::create(&cgroup, linux.resources().as_ref().unwrap_or(&none))
+        .map_err(|error| RuntimeFailure::new(FailureKind::CannotApply, shoal_proto::error::chain(&error)))?;
+    // Its number here may be 1; zero means the writer.
+    cgroup.add_process(0).map_err(|error| cannot("enter the cgroup", &error))
+}
+
+fn enter_namespaces(namespaces: &Namespaces, spec: &Spec) -> Result<(), RuntimeFailure> {
+    for (kind, path) in &namespaces.joined {
+        namespace::enter(path, *kind as u32)
+            .map_err(|error| cannot(&format!("join the {} namespace {path:?}", kind_name(*kind)), &error))?;
+    }
+    if namespaces.new_cgroup {
+        namespace::new_cgroup_namespace().map_err(|error| cannot("make a cgroup namespace", &error))?;
+    }
+    if namespaces.own_uts {
+        if let Some(name) = spec.hostname() {
+            rustix::system::sethostname(name.as_bytes())
+                .map_err(|error| cannot(&format!("set the host name {name:?}"), &error.into()))?;
+        }
+        if let Some(name) = spec.domainname() {
+            rustix::system::setdomainname(name.as_bytes())
+                .map_err(|error| cannot(&format!("set the domain name {name:?}"), &error.into()))?;
+        }
+    }
+    Ok(())
+}
+
+fn kind_name(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Ipc => "IPC",
+        LinuxNamespaceType::Uts => "UTS",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        _ => "other",
+    }
+}
+
+fn take_pipes(inside: &Directory, stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)?;
+    // A null device of the host's would be a way to the host's /dev: it becomes the container's.
+    let status = rustix::fs::fstat(rustix::stdio::stdin())?;
+    if rustix::fs::FileType::from_raw_mode(status.st_mode) == rustix::fs::FileType::CharacterDevice {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+        let null = rustix::fs::openat(inside, "dev/null", flags, rustix::fs::Mode::empty())?;
+        if rustix::fs::fstat(&null)?.st_rdev != status.st_rdev {
+            return Err(io::Error::other("/dev/null is not the null device"));
+        }
+        rustix::stdio::dup2_stdin(&null)?;
+    }
+    Ok(())
+}
+
+/// A terminal of the container's own devpts. It is `/dev/console`, too.
+fn take_terminal(inside: &Directory, oci: &Process, console: &UnixStream) -> Result<(), RuntimeFailure> {
+    let (master, slave) = pty::open().map_err(|error| cannot("open a terminal", &error))?;
+    let mount = || -> io::Result<()> {
+        let place = match inside.open_any(Path::new("/dev/console"), false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let dev = inside.open_dir(Path::new("/dev"))?;
+                OwnedFd::from(dev.create_file(std::ffi::OsStr::new("console"), 0o666)?)
+            }
+            found => found?,
+        };
+        attach(clone_handle(&slave)?, place)
+    };
+    mount().map_err(|error| cannot("make /dev/console", &error))?;
+    rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(oci.user().uid())), None)
+        .map_err(|error| cannot("own the terminal", &error.into()))?;
+    pty::send_descriptor(console, &master).map_err(|error| cannot("hand over the terminal", &error))?;
+    pty::take_over(&slave).map_err(|error| cannot("take over the terminal", &error))
+}
+
+/// Limits, working directory, user: the last things that need more rights than the program will have.
+fn become_user(inside: &Directory, oci: &Process) -> Result<(), RuntimeFailure> {
+    for rlimit in oci.rlimits().iter().flatten() {
+        process::set_resource_limit(resource_number(rlimit.typ()), rlimit.soft(), rlimit.hard())
+            .map_err(|error| cannot(&format!("set {}", rlimit.typ()), &error))?;
+    }
+    let user = oci.user();
+    if let Some(mask) = user.umask() {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    }
+    // Made when it is missing, as runc does. Never through a magic link such as /proc/self/fd (CVE-2024-21626).
+    let cwd = inside.make_path(oci.cwd(), 0o755);
+    let cwd = cwd.map_err(|error| cannot(&format!("change to the working directory {:?}", oci.cwd()), &error))?;
+    rustix::process::fchdir(&cwd).map_err(|error| cannot("change to the working directory", &error.into()))?;
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    process::become_user(user.uid(), user.gid(), &groups).map_err(|error| cannot("become the user", &error))
+}
