@@ -1,5 +1,6 @@
 //! One narrow module per kernel facility. The only crate of the workspace with `unsafe`.
 
+pub mod cgroup;
 pub mod fs;
 pub mod mount;
 pub mod namespace;
