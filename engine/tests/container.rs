@@ -5,6 +5,7 @@
 
 mod container {
     pub(crate) mod bench;
+    pub(crate) mod chaos;
     pub(crate) mod checks;
     pub(crate) mod harness;
     pub(crate) mod life;
@@ -19,6 +20,9 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|word| word == "shim") {
         let code = shoal_engine::shim::main(&arguments[2..]);
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    if arguments.get(1).is_some_and(|word| word == "daemon") {
+        return container::chaos::daemon(&arguments[2..]);
     }
     if arguments.first().is_some_and(|name| name == "/sbin/docker-init") {
         let code = shoal_engine::shim::init_main(&arguments[1..]);

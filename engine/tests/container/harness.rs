@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, life, restore, sessions};
+use super::{bench, chaos, life, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -63,6 +63,7 @@ const TESTS: &[(&str, Test)] = tests![
     restore::policies_survive,
     restore::a_second_engine_is_refused,
     restore::a_lost_shim_is_noticed,
+    chaos::killed_again_and_again,
     bench::run_and_remove,
 ];
 
@@ -73,11 +74,11 @@ pub(crate) struct Host {
     pub(crate) folder: tempfile::TempDir,
 }
 
-fn options(folder: &Path) -> EngineOptions {
+pub(crate) fn options(folder: &Path, cgroup_parent: String) -> EngineOptions {
     EngineOptions {
         data_root: folder.join("data"),
         exec_root: folder.join("run"),
-        cgroup_parent: format!("/shoal-test-{}", std::process::id()),
+        cgroup_parent,
         hostname: "testhost".to_owned(),
         ..EngineOptions::default()
     }
@@ -86,7 +87,7 @@ fn options(folder: &Path) -> EngineOptions {
 impl Host {
     pub(crate) async fn open() -> Self {
         let folder = tempfile::Builder::new().prefix("shoal-container-").tempdir().expect("a folder");
-        let options = options(folder.path());
+        let options = options(folder.path(), format!("/shoal-test-{}", std::process::id()));
         let engine = Engine::open(options.clone()).await.expect("the engine opens");
         let request = ImportRequest { repository: "bb".to_owned(), ..ImportRequest::default() };
         let tar = Bytes::from(busybox());
