@@ -57,6 +57,7 @@ const TESTS: &[(&str, Test)] = tests![
     sessions::logs_rotate,
     sessions::stats_and_top,
     sessions::events_tell_the_story,
+    sessions::inspect_has_dockers_shape,
     restore::running_containers_survive,
     restore::ends_while_away_are_known,
     restore::half_made_containers_are_removed,

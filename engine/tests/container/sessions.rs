@@ -269,3 +269,54 @@ pub(crate) async fn events_tell_the_story(host: Host) -> Host {
     }
     host
 }
+
+/// What the client of the golden asked for, asked here: the same keys, the same nulls.
+pub(crate) async fn inspect_has_dockers_shape(host: Host) -> Host {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../goldens/c2.json")).unwrap();
+    let mut wanted = request(&["sleep", "100"], serde_json::from_value(golden["HostConfig"].clone()).unwrap());
+    wanted.config = serde_json::from_value(golden["Config"].clone()).unwrap();
+    wanted.config.image = "bb".to_owned();
+    wanted.host_config.runtime = String::new();
+    let containers = host.engine.containers();
+    let id = containers.create(None, wanted).await.unwrap().id;
+    containers.start(&id).await.unwrap();
+    host.until("checked", async || {
+        host.inspect(&id).await.state.health.is_some_and(|health| health.log.is_some_and(|log| !log.is_empty()))
+    })
+    .await;
+    let ours = serde_json::to_value(host.inspect(&id).await).unwrap();
+    let mut differences = Vec::new();
+    compare("", &golden, &ours, &mut differences);
+    assert!(differences.is_empty(), "{differences:#?}");
+    let listed = containers.list(Default::default()).await.unwrap();
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../goldens/list.json")).unwrap();
+    compare("list", &golden[0], &serde_json::to_value(&listed[0]).unwrap(), &mut differences);
+    assert!(differences.is_empty(), "{differences:#?}");
+    host
+}
+
+fn compare(path: &str, golden: &serde_json::Value, ours: &serde_json::Value, differences: &mut Vec<String>) {
+    use serde_json::Value;
+    // Gone since API 1.41, or only there when asked for.
+    const OLD: &[&str] = &["KernelMemory", "KernelMemoryTCP", "SizeRootFs", "LowerDir"];
+    match (golden, ours) {
+        (Value::Object(golden), Value::Object(ours)) => {
+            for (key, value) in golden.iter().filter(|(key, _)| !OLD.contains(&key.as_str())) {
+                match ours.get(key) {
+                    Some(other) => compare(&format!("{path}.{key}"), value, other, differences),
+                    None => differences.push(format!("{path}.{key} is missing")),
+                }
+            }
+        }
+        (Value::Array(golden), Value::Array(ours)) => {
+            if let (Some(golden), Some(ours)) = (golden.first(), ours.first()) {
+                compare(&format!("{path}[]"), golden, ours, differences);
+            }
+        }
+        _ => {
+            if std::mem::discriminant(golden) != std::mem::discriminant(ours) {
+                differences.push(format!("{path}: dockerd gives {golden}, we {ours}"));
+            }
+        }
+    }
+}
