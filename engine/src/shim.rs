@@ -7,8 +7,10 @@
 //! ## Design notes
 //! - The shim never starts a thread: libcontainer forks and goes on with Rust code in the child, which is only sound when
 //!   no other thread can hold a lock.
-//! - Creation runs in a forked child of the shim that hands the container's init over as the shim's own child, so the
-//!   memory that parsing and set-up needed is given back before the container's first instruction.
+//! - Creation runs in the child that becomes the container's init (with libcontainer: in one that makes it), so the memory
+//!   that parsing and set-up need is not the shim's.
+//! - A daemon has one zygote: a shim that is loaded, linked, and waits. Shims are forked from it, which takes a tenth of
+//!   executing the program anew and lets them share the memory that linking touches. It ends with its daemon.
 //! - The first connection is a socket pair given as descriptor 0, so a spawn needs no polling for the socket to appear.
 //! - Nothing listens in the abstract namespace; `shim.sock` sits in a directory that only root can enter.
 
@@ -18,6 +20,7 @@ mod entry;
 mod init;
 pub mod protocol;
 mod server;
+mod zygote;
 
 pub use entry::main;
 pub use init::init_main;

@@ -17,7 +17,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -31,6 +30,7 @@ use tokio::sync::Mutex;
 
 use super::config::{BUNDLE_FILE, EXEC_FILE, ExecConfig, ExitRecord, SHIM_LOG_FILE, SOCKET_FILE, ShimConfig};
 use super::protocol::{self, FailureKind, FrameKind, Request, Response, RuntimeFailure, ShimStatus};
+use super::zygote::Zygote;
 
 /// Why talking to a shim failed.
 #[derive(Debug, thiserror::Error)]
@@ -94,19 +94,20 @@ impl ShimError {
     }
 }
 
-/// The program that shims are started from. Opened once and kept: each start then costs one `execve`.
+/// The program that shims are started from. Opened once and kept: it has a process that shims are forked from.
 #[derive(Debug, Clone)]
-pub struct ShimProgram(Arc<SealedProgram>);
+pub struct ShimProgram(Arc<Zygote>);
 
 impl ShimProgram {
-    /// Opens the program (`/proc/self/exe` for this one) through a read-only mount of its own.
+    /// Opens the program (`/proc/self/exe` for this one) through a read-only mount of its own, and loads it.
     ///
     /// # Errors
     /// When it does not exist, or this is not root.
     pub fn open(path: &Path) -> Result<Self, ShimError> {
-        let sealed =
-            SealedProgram::open(path).map_err(|source| ShimError::Program { path: path.to_owned(), source })?;
-        Ok(Self(Arc::new(sealed)))
+        let failed = |source| ShimError::Program { path: path.to_owned(), source };
+        let zygote = Zygote::new(SealedProgram::open(path).map_err(failed)?);
+        zygote.warm_up().map_err(failed)?;
+        Ok(Self(Arc::new(zygote)))
     }
 }
 
@@ -161,12 +162,7 @@ impl Shim {
             .mode(0o600)
             .open(dir.join(SHIM_LOG_FILE))
             .map_err(spawned)?;
-        let mut command = program.0.command();
-        command.args(["shim", verb, "--dir"]).arg(dir);
-        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::from(log));
-        // The child is reaped by tokio's orphan queue; if the daemon dies first, by init.
-        let child = tokio::process::Command::from(command).spawn().map_err(spawned)?;
-        drop(child);
+        program.0.launch(verb, dir, theirs, log.into()).map_err(spawned)?;
         let mut connection = Connection::new(ours, dir);
         match connection.response().await? {
             Response::Created { pid } => {

@@ -19,7 +19,7 @@ pub const SECCOMP_FILE: &str = "seccomp.bpf";
 pub const SOCKET_FILE: &str = "shim.sock";
 /// The process ids, written once the container's init exists.
 pub const STATE_FILE: &str = "state.json";
-/// The exit record, written once and durably when init has exited.
+/// The exit record, written whole when init has exited.
 pub const EXIT_FILE: &str = "exit.json";
 /// What the shim itself has to say; empty when all is well.
 pub const SHIM_LOG_FILE: &str = "shim.log";

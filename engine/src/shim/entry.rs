@@ -14,22 +14,24 @@ use shoal_engine_sys::signal::ChildEvents;
 use super::config::{BUNDLE_FILE, EXEC_FILE, ExecConfig, LogSink, SOCKET_FILE, SPEC_FILE, ShimConfig};
 use super::protocol::{Response, RuntimeFailure, message};
 use super::server::{Manner, Parts, Server, Streams, say};
+use super::zygote::{self, Order};
 use crate::logs::json_file::JsonFileLog;
 use crate::runtime;
 
-/// Runs a shim: `run --dir D` for a container, `exec --dir D` for an exec. `args` is what follows the word `shim`. Returns
-/// the process's exit code. Must be called before any thread exists.
+/// Runs a shim: `run --dir D` for a container, `exec --dir D` for an exec, `zygote` for what both are forked from. `args` is
+/// what follows the word `shim`. Returns the process's exit code. Must be called before any thread exists.
 pub fn main(args: &[OsString]) -> i32 {
-    let parsed = match args {
+    let order = match args {
+        [verb] if verb == "zygote" => detach().and_then(zygote::run),
         [verb, flag, dir] if flag == "--dir" && (verb == "run" || verb == "exec") => {
-            (verb == "exec", PathBuf::from(dir))
+            detach().map(|control| Some(Order { is_exec: verb == "exec", dir: PathBuf::from(dir), control }))
         }
         _ => {
             eprintln!("usage: shoal shim run|exec --dir DIR (started by the daemon)");
             return 2;
         }
     };
-    match serve(parsed.0, &parsed.1) {
+    match order.and_then(|order| order.map_or(Ok(true), serve)) {
         Ok(true) => 0,
         Ok(false) => 1,
         Err(error) => {
@@ -39,10 +41,24 @@ pub fn main(args: &[OsString]) -> i32 {
     }
 }
 
+/// Cuts all ties with whoever started this process but descriptor 0, which it gave us.
+fn detach() -> io::Result<OwnedFd> {
+    process::close_from(3)?;
+    let control = process::take_stdin()?;
+    rustix::process::chdir("/")?;
+    // What a container's first process begins with, as with runc.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    Ok(control)
+}
+
 /// False when the container could not be created.
-fn serve(is_exec: bool, dir: &Path) -> io::Result<bool> {
-    let control = detach()?;
-    let parts = if is_exec { exec_parts(dir, control) } else { container_parts(dir, control) };
+fn serve(order: Order) -> io::Result<bool> {
+    let Order { is_exec, dir, control } = order;
+    // Fails only for a leader of a process group, which has the session it needs.
+    let _ = rustix::process::setsid();
+    process::become_subreaper()?;
+    rustix::thread::set_name(c"shoal-shim")?;
+    let parts = if is_exec { exec_parts(&dir, control) } else { container_parts(&dir, control) };
     let mut server = match parts {
         Ok(parts) => Server::new(parts)?,
         Err((control, failure)) => {
@@ -56,20 +72,6 @@ fn serve(is_exec: bool, dir: &Path) -> io::Result<bool> {
     }
     server.run()?;
     Ok(true)
-}
-
-/// Cuts all ties with whoever started this process but descriptor 0, which it gave us.
-fn detach() -> io::Result<OwnedFd> {
-    // Fails only for a leader of a process group, which has the session it needs.
-    let _ = rustix::process::setsid();
-    process::close_from(3)?;
-    let control = process::take_stdin()?;
-    rustix::process::chdir("/")?;
-    // What a container's first process begins with, as with runc.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    process::become_subreaper()?;
-    rustix::thread::set_name(c"shoal-shim")?;
-    Ok(control)
 }
 
 type Refused = (OwnedFd, RuntimeFailure);

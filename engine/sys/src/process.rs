@@ -165,6 +165,13 @@ fn close_range(first: u32, flags: u32) -> io::Result<()> {
     }
 }
 
+/// Lets the kernel reap children by itself. A child that is to wait for its own has to undo it.
+pub fn ignore_children(ignored: bool) {
+    let disposition = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: both are valid dispositions.
+    unsafe { libc::signal(libc::SIGCHLD, disposition) };
+}
+
 /// Takes the descriptor 0 that the parent gave, and puts `/dev/null` in its place.
 ///
 /// # Errors

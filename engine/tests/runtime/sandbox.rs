@@ -70,7 +70,11 @@ impl Sandbox {
     }
 
     pub(crate) fn new(backend: Backend) -> Self {
-        let dir = tempfile::Builder::new().prefix("shoal-runtime-").tempdir().unwrap();
+        Self::new_in(backend, &std::env::temp_dir())
+    }
+
+    pub(crate) fn new_in(backend: Backend, place: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("shoal-runtime-").tempdir_in(place).unwrap();
         // tempdir is 0700; users in the container must get to their root.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let rootfs = dir.path().join("rootfs");
