@@ -13,6 +13,7 @@ use crate::model::{
     ContainerInspect, ContainerSummary, ContainersPruneReport, CreateRequest, CreateResponse, ExecCreate, ExecInspect,
     ExecStart, Filters, Stats, Top, UpdateRequest, UpdateResponse, WaitResponse,
 };
+use crate::snapshot::Change;
 use crate::{exec, health, stats};
 
 pub mod api;
@@ -311,6 +312,17 @@ impl Containers {
             top::table(&arguments, &host, &processes)
         });
         read.await.map_err(|error| Failure::internal(&error))?
+    }
+
+    /// What it changed in its file system, by path.
+    ///
+    /// # Errors
+    /// It does not exist, or the disk fails.
+    pub async fn changes(&self, id: &str) -> Result<Vec<Change>, Failure> {
+        let container = self.inner.containers.find(id)?;
+        let snapshots = self.inner.snapshots.clone();
+        let diff = tokio::task::spawn_blocking(move || snapshots.diff(&container.id));
+        diff.await.map_err(|error| Failure::internal(&error))?
     }
 
     /// Removes all that do not run and pass the filters.

@@ -3,6 +3,8 @@
 //! This program is its own shim: started as `<program> shim ...` it is one. So it has no test harness but a small one of its
 //! own: `container [filter...]` runs the tests whose names hold a filter; `--list` names them.
 
+#![expect(clippy::unwrap_used, reason = "tests, though not of the usual harness")]
+
 mod container {
     pub(crate) mod bench;
     pub(crate) mod chaos;

@@ -29,14 +29,14 @@ impl Teardowns {
     /// Takes a container's namespace down, and does not wait for it. A failure is logged.
     pub(crate) fn begin(inner: &Arc<Inner>, container: &Arc<Container>) {
         let id = container.id.clone();
-        inner.teardowns.under_way.send_modify(|under_way| drop(under_way.insert(id.clone())));
+        inner.teardowns.under_way.send_if_modified(|under_way| under_way.insert(id.clone()));
         let inner = Arc::clone(inner);
         let tracker = inner.tasks.clone();
         tracker.spawn(async move {
             if let Err(failure) = inner.networks.destroy_sandbox(&id).await {
                 tracing::warn!(container = id, error = failure.message, "cannot take the network down");
             }
-            inner.teardowns.under_way.send_modify(|under_way| drop(under_way.remove(&id)));
+            inner.teardowns.under_way.send_if_modified(|under_way| under_way.remove(&id));
         });
     }
 
