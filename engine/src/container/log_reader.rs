@@ -210,13 +210,19 @@ impl LogCursor {
 }
 
 /// Opens all generations newer than that inode (all, when it is not found), the oldest first. Opened from the newest
-/// on, so that a rotation meanwhile shows a file twice rather than not at all.
+/// on, so that a rotation meanwhile shows a file twice rather than not at all. A rotation under way leaves a gap of one
+/// number, which moves from the oldest to the newest.
 fn generations_after(path: &Path, inode: Option<u64>) -> io::Result<VecDeque<Generation>> {
     let mut files: VecDeque<Generation> = VecDeque::new();
+    let mut gap = false;
     for number in 0..GENERATIONS {
         let Some(generation) = Generation::open(&generation_path(path, number))? else {
-            if number == 0 { continue } else { break }
+            if std::mem::replace(&mut gap, true) {
+                break;
+            }
+            continue;
         };
+        gap = false;
         if Some(generation.inode) == inode {
             break;
         }
@@ -346,6 +352,32 @@ mod tests {
                 expected.clear();
             }
         }
+    }
+
+    #[test]
+    fn a_writer_that_rotates_meanwhile_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                for number in 0..3_000 {
+                    append(&path, &line(number));
+                    if number % 15 == 14 {
+                        rotate(&path, 500);
+                    }
+                }
+            }
+        });
+        let mut cursor = LogCursor::from_start(&path).unwrap();
+        let mut seen = Vec::new();
+        while seen.len() < 3_000 {
+            let over = writer.is_finished();
+            let more = drain(&mut cursor);
+            assert!(!(over && more.is_empty()), "only {} lines were seen", seen.len());
+            seen.extend(more);
+        }
+        assert_eq!(seen, (0..3_000).collect::<Vec<_>>());
     }
 
     #[test]
