@@ -11,6 +11,7 @@ pub mod seccomp;
 pub mod spec;
 pub mod user;
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -124,6 +125,8 @@ fn hear(pipe: OwnedFd) -> std::io::Result<Outcome> {
 struct SpecPart {
     process: Process,
     linux: LinuxPart,
+    #[serde(default)]
+    annotations: HashMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]

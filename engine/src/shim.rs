@@ -17,7 +17,7 @@
 pub mod client;
 pub mod config;
 mod entry;
-mod init;
+pub(crate) mod init;
 pub mod protocol;
 mod server;
 mod zygote;

@@ -4,12 +4,16 @@ use std::path::Path;
 
 use oci_spec::runtime::{PosixRlimitType, Process, Spec};
 
+use super::spec::INIT_PATH;
 use crate::shim::client::{ShimError, write_file, write_json};
 use crate::shim::config::{RuntimeKind, SECCOMP_FILE, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// Directory in the shim's that libcontainer gets as its bundle.
 pub(crate) const INNER_BUNDLE: &str = "bundle";
+
+/// Marks a specification whose program is to run below an init.
+pub(crate) const INIT_ANNOTATION: &str = "io.shoal.init";
 
 /// Writes them into `dir`.
 ///
@@ -41,6 +45,7 @@ pub(crate) fn write(dir: &Path, config: &ShimConfig, spec: &Spec, seccomp: Optio
     if let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
     }
+    fold_init(&mut spec);
     write_json(&path, &spec)?;
     if config.runtime == RuntimeKind::Builtin {
         return Ok(());
@@ -51,6 +56,26 @@ pub(crate) fn write(dir: &Path, config: &ShimConfig, spec: &Spec, seccomp: Optio
     let inner = dir.join(INNER_BUNDLE);
     std::fs::create_dir(&inner).map_err(|source| ShimError::Prepare { path: inner.clone(), source })?;
     write_json(&inner.join(SPEC_FILE), &spec)
+}
+
+/// Says by an annotation that the program runs below an init, instead of by a program in the container: the runtimes
+/// inside the shim are that init themselves, which needs no file that runs in every image.
+fn fold_init(spec: &mut Spec) {
+    let args = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
+    let [first, second, rest @ ..] = args.as_slice() else { return };
+    let is_init = |mount: &oci_spec::runtime::Mount| mount.destination() == Path::new(INIT_PATH);
+    if first != INIT_PATH || second != "--" || !spec.mounts().iter().flatten().any(is_init) {
+        return;
+    }
+    if let Some(process) = spec.process_mut() {
+        process.set_args(Some(rest.to_vec()));
+    }
+    if let Some(mounts) = spec.mounts_mut() {
+        mounts.retain(|mount| !is_init(mount));
+    }
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    annotations.insert(INIT_ANNOTATION.to_owned(), "true".to_owned());
+    spec.set_annotations(Some(annotations));
 }
 
 /// Raising a limit needs `CAP_SYS_RESOURCE`; the kernel would only say that it is not permitted.

@@ -5,16 +5,17 @@
 
 use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use oci_spec::runtime::{Capabilities as OciCapabilities, Process};
-use shoal_engine_sys::process::{self, Capabilities};
+use shoal_engine_sys::process::{self, Capabilities, Fork, SingleThread};
 use shoal_engine_sys::signal;
 
 use super::capabilities;
+use crate::shim::init;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// What the kernel and every shell take when there is no `PATH`.
@@ -31,6 +32,8 @@ pub(crate) struct Launch {
     capabilities: Capabilities,
     no_new_privileges: bool,
     report: OwnedFd,
+    /// Be an init, and run the program as its child.
+    init: Option<SingleThread>,
 }
 
 impl Launch {
@@ -58,7 +61,14 @@ impl Launch {
             capabilities: sets(process),
             no_new_privileges: process.no_new_privileges() == Some(true),
             report,
+            init: None,
         })
+    }
+
+    /// Stays as an init, and runs the program as its child.
+    pub(crate) fn below_init(mut self, single: SingleThread) -> Self {
+        self.init = Some(single);
+        self
     }
 
     /// Finds the program in the root file system that this process sees. Called before the container is said to be ready,
@@ -118,22 +128,12 @@ impl Launch {
     }
 
     fn run_inner(&self) -> Result<std::convert::Infallible, RuntimeFailure> {
-        let cannot = |what: &'static str| {
-            move |error: io::Error| RuntimeFailure::new(FailureKind::CannotApply, format!("cannot {what}: {error}"))
-        };
         signal::reset();
+        if let Some(single) = &self.init {
+            self.split(single)?;
+        }
         process::close_from_on_exec(3).map_err(cannot("close descriptors"))?;
-        if self.no_new_privileges {
-            rustix::thread::set_no_new_privs(true).map_err(|error| cannot("set no_new_privs")(error.into()))?;
-        }
-        // Without no-new-privileges a filter needs CAP_SYS_ADMIN, which the next step takes; with it, the filter comes last.
-        if !self.no_new_privileges {
-            self.install_filter().map_err(cannot("install the seccomp filter"))?;
-        }
-        process::set_capabilities(&self.capabilities).map_err(cannot("set the capabilities"))?;
-        if self.no_new_privileges {
-            self.install_filter().map_err(cannot("install the seccomp filter"))?;
-        }
+        self.confine()?;
         // A working directory that is not below the root would be a door to the host (CVE-2024-21626).
         let cwd =
             rustix::process::getcwd(Vec::new()).map_err(|error| cannot("tell the working directory")(error.into()))?;
@@ -147,9 +147,44 @@ impl Launch {
         Err(self.refuse(&process::execute(&path, &self.args, &self.env)))
     }
 
+    /// Takes what the program must not have.
+    fn confine(&self) -> Result<(), RuntimeFailure> {
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).map_err(|error| cannot("set no_new_privs")(error.into()))?;
+        }
+        // Without no-new-privileges a filter needs CAP_SYS_ADMIN, which the next step takes; with it, the filter comes last.
+        if !self.no_new_privileges {
+            self.install_filter().map_err(cannot("install the seccomp filter"))?;
+        }
+        process::set_capabilities(&self.capabilities).map_err(cannot("set the capabilities"))?;
+        if self.no_new_privileges {
+            self.install_filter().map_err(cannot("install the seccomp filter"))?;
+        }
+        Ok(())
+    }
+
+    /// Returns in a child that is to become the program; this process becomes its init, as confined as the program.
+    fn split(&self, single: &SingleThread) -> Result<(), RuntimeFailure> {
+        let signals = signal::AllSignals::open().map_err(cannot("hear signals"))?;
+        let Fork::Parent(child) = single.fork().map_err(cannot("fork below the init"))? else {
+            signal::reset();
+            init::take_terminal();
+            return Ok(());
+        };
+        self.confine()?;
+        // Its report has to end when the program is executed, and no descriptor of the host's may stay.
+        process::close_all_but(&[0, 1, 2, signals.as_fd().as_raw_fd()]).map_err(cannot("close descriptors"))?;
+        // The words that it shows in `ps` are the program's.
+        process::exit_now(init::supervise(child, signals).unwrap_or(1))
+    }
+
     fn install_filter(&self) -> io::Result<()> {
         self.filter.as_deref().map_or(Ok(()), process::install_syscall_filter)
     }
+}
+
+fn cannot(what: &'static str) -> impl Fn(io::Error) -> RuntimeFailure {
+    move |error| RuntimeFailure::new(FailureKind::CannotApply, format!("cannot {what}: {error}"))
 }
 
 /// Whether it can be executed, as far as its mode tells.

@@ -24,7 +24,7 @@ use shoal_engine_sys::process::{self, Fork, SingleThread};
 use shoal_proto::error::chain;
 
 use self::errors::ErrorNotes;
-use super::bundle::INNER_BUNDLE;
+use super::bundle::{INIT_ANNOTATION, INNER_BUNDLE};
 use super::exec::read_filter;
 use super::launch::{Launch, read_report};
 use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, pipe};
@@ -58,10 +58,15 @@ impl Libcontainer {
 
     /// Runs in the creator.
     fn build(&self, streams: ChildStreams, report: OwnedFd) -> Result<u32, RuntimeFailure> {
-        let SpecPart { process, linux } = SpecPart::read(&self.dir.join(SPEC_FILE))?;
+        let SpecPart { process, linux, annotations } = SpecPart::read(&self.dir.join(SPEC_FILE))?;
         let filter = read_filter(&self.dir)?;
         linux.mount_rootfs(&self.config).map_err(|error| cannot("mount the root file system", &error))?;
-        let launch = Rc::new(Launch::new(&process, filter, report)?);
+        let mut launch = Launch::new(&process, filter, report)?;
+        if annotations.contains_key(INIT_ANNOTATION) {
+            let single = SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
+            launch = launch.below_init(single);
+        }
+        let launch = Rc::new(launch);
         let builder = ContainerBuilder::new(self.config.id.clone(), SyscallType::default())
             .with_executor(LaunchExecutor { launch })
             .with_root_path(self.dir.join(STATE_DIRECTORY))

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use build::build;
+pub(crate) use mounts::INIT_PATH;
 pub use mounts::{MASKED_PATHS, READ_ONLY_PATHS};
 pub use process::exec_process;
 
@@ -86,7 +87,8 @@ pub struct SpecInput {
     pub devices: Vec<DeviceInput>,
     /// Cgroup device rules as Docker writes them: `c 42:* rmw`.
     pub device_cgroup_rules: Vec<String>,
-    /// Run [`crate::shim::init_main`] as process 1, from this program on the host.
+    /// Run the program below an init. The runtimes inside the shim are that themselves; a runtime binary runs this static
+    /// program of the host, with `--` and the program's words as arguments.
     pub init: Option<PathBuf>,
     /// Annotations for the runtime.
     pub annotations: BTreeMap<String, String>,

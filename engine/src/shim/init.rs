@@ -1,4 +1,5 @@
-//! `--init`: a first process that does what a first process has to, and runs the program as its child.
+//! `--init`: a first process that does what a first process has to, and runs the program as its child. The runtimes inside
+//! the shim have it built in; as a program of its own it serves runtime binaries, where `shoal` is linked statically.
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -18,7 +19,7 @@ pub fn init_main(args: &[OsString]) -> i32 {
         eprintln!("usage: docker-init -- PROGRAM [ARG...]");
         return 2;
     }
-    match supervise(args) {
+    match begin(args) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("docker-init: {error}");
@@ -27,42 +28,51 @@ pub fn init_main(args: &[OsString]) -> i32 {
     }
 }
 
-fn supervise(args: &[OsString]) -> io::Result<i32> {
-    let mut signals = signal::AllSignals::open()?;
-    let child = match SingleThread::prove()?.fork()? {
+fn begin(args: &[OsString]) -> io::Result<i32> {
+    let signals = signal::AllSignals::open()?;
+    match SingleThread::prove()?.fork()? {
+        Fork::Parent(child) => supervise(child, signals),
         Fork::Child => {
             let error = run(args);
             eprintln!("docker-init: exec {:?} failed: {error}", args[0]);
             process::exit_now(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 });
         }
-        Fork::Parent(pid) => pid,
-    };
+    }
+}
+
+/// What a first process does: passes signals on to the child, takes the orphans that end, and gives the child's exit code.
+pub(crate) fn supervise(child: u32, mut signals: signal::AllSignals) -> io::Result<i32> {
     loop {
         let number = signals.wait()?;
-        if number == signal::SIGCHLD {
-            let mut ended = None;
-            while let Some((pid, how)) = process::reap()? {
-                if pid == child {
-                    ended = Some(how);
-                }
-            }
-            if let Some(how) = ended {
-                return Ok(how.code());
-            }
-        } else {
+        if number != signal::SIGCHLD {
             // A child that is about to end does not need it any more.
             let _ = signal::send_to(child, number);
+            continue;
+        }
+        let mut ended = None;
+        while let Some((pid, how)) = process::reap()? {
+            if pid == child {
+                ended = Some(how);
+            }
+        }
+        if let Some(how) = ended {
+            return Ok(how.code());
         }
     }
 }
 
-/// Becomes the program. The terminal, if there is one, is handed to its group, so that it can read.
-fn run(args: &[OsString]) -> io::Error {
-    signal::reset();
+/// Gives the child of an init a group of its own and the terminal, if there is one, so that it can read.
+pub(crate) fn take_terminal() {
     let _ = rustix::process::setpgid(None, None);
     signal::with_terminal_signals_ignored(|| {
         let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpgrp());
     });
+}
+
+/// Becomes the program.
+fn run(args: &[OsString]) -> io::Error {
+    signal::reset();
+    take_terminal();
     let strings: Result<Vec<CString>, _> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect();
     let env: Result<Vec<CString>, _> = std::env::vars_os()
         .map(|(name, value)| {

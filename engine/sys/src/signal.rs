@@ -99,6 +99,12 @@ impl AllSignals {
     }
 }
 
+impl AsFd for AllSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Sends a signal to a child of this process, whose number cannot be anybody else's before it was waited for.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! From creation to the end.
 
-use shoal_engine::runtime::spec::CapabilityChange;
+use shoal_engine::runtime::spec::{MountInput, MountKind, SpecInput};
 use shoal_engine::shim::client::{AttachOptions, Shim};
 use shoal_engine::shim::config::{ExitRecord, LogSink};
 use shoal_engine::shim::protocol::Phase;
@@ -184,32 +184,24 @@ fn the_log_is_whole(backend: Backend) {
 
 fn init_reaps_and_forwards(backend: Backend) {
     let sandbox = Sandbox::new(backend);
-    let with_init = |input: &mut shoal_engine::runtime::spec::SpecInput| {
-        // The test program is dynamic: its libraries come along.
+    let with_init = |args: &[&str]| -> SpecInput {
+        let mut input = sandbox.input(args);
         input.init = Some(std::env::current_exe().unwrap());
+        // The test program is dynamic: where it runs in the container, its libraries come along.
         for library in ["/lib", "/lib64", "/usr/lib"] {
-            let kind = shoal_engine::runtime::spec::MountKind::Bind {
-                source: library.into(),
-                recursive: true,
-                propagation: None,
-                read_only_non_recursive: false,
-            };
-            let destination = library.into();
-            input.mounts.push(shoal_engine::runtime::spec::MountInput { destination, read_only: true, kind });
+            let (source, propagation) = (library.into(), None);
+            let kind = MountKind::Bind { source, recursive: true, propagation, read_only_non_recursive: false };
+            if backend == Backend::Runc {
+                input.mounts.push(MountInput { destination: library.into(), read_only: true, kind });
+            }
         }
+        input
     };
-    let mut input = sandbox.input(&[
-        "sh",
-        "-c",
-        "test $$ != 1; echo $?; (sleep 0.1 &) ; sleep 0.3; ps -o pid,comm,stat | grep -c Z; exit 5",
-    ]);
-    with_init(&mut input);
-    let outcome = sandbox.run(&input);
+    let script = "test $$ != 1; echo $?; (sleep 0.1 &) ; sleep 0.3; ps -o pid,comm,stat | grep -c Z; exit 5";
+    let outcome = sandbox.run(&with_init(&["sh", "-c", script]));
     assert_eq!((outcome.stdout.as_str(), outcome.exit.code), ("0\n0\n", 5), "{outcome:?}");
-    let mut input = sandbox.input(&["sh", "-c", "trap 'exit 6' TERM; echo ready; while true; do sleep 0.05; done"]);
-    with_init(&mut input);
-    input.capabilities = CapabilityChange::default();
-    let running = sandbox.create(&input).unwrap();
+    let script = "trap 'exit 6' TERM; echo ready; while true; do sleep 0.05; done";
+    let running = sandbox.create(&with_init(&["sh", "-c", script])).unwrap();
     let outcome = sandbox.wait_for(async {
         let mut attachment = running.shim.attach(AttachOptions::default()).await.unwrap();
         running.shim.start().await.unwrap();
@@ -218,6 +210,29 @@ fn init_reaps_and_forwards(backend: Backend) {
         read_all(attachment.output).await
     });
     assert_eq!(outcome.exit.code, 6);
+    if backend == Backend::Runc {
+        return;
+    }
+    // It is as confined as what it runs, holds nothing of the host's, and lets nobody look.
+    let script =
+        "grep -E '^(Seccomp|CapEff|NoNewPrivs):' /proc/1/status | cut -f2; readlink /proc/1/exe || echo refused";
+    let mut input = with_init(&["sh", "-c", script]);
+    input.no_new_privileges = true;
+    let running = sandbox.create(&input).unwrap();
+    let attachment = sandbox.wait_for(running.shim.attach(AttachOptions::default())).unwrap();
+    sandbox.wait_for(running.shim.start()).unwrap();
+    let outcome = sandbox.wait_for(read_all(attachment.output));
+    assert_eq!(outcome.stdout, "00000000a80425fb\n1\n2\nrefused\n", "{outcome:?}");
+    let running = sandbox.create(&with_init(&["sleep", "100"])).unwrap();
+    sandbox.wait_for(running.shim.start()).unwrap();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", running.shim.pid())).unwrap().count();
+    assert_eq!(open, 4, "three streams, and where it hears signals");
+    sandbox.wait_for(async {
+        running.shim.signal(9, true).await.unwrap();
+        running.shim.wait().await.unwrap();
+    });
+    let error = sandbox.create(&with_init(&["nope"])).err().unwrap();
+    assert_eq!(error.exit_code(), 127);
 }
 
 fn a_long_path_is_no_trouble(backend: Backend) {

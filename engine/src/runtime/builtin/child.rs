@@ -12,7 +12,7 @@ use shoal_engine_sys::{namespace, process, pty};
 use super::rootfs::{self, Root, attach, clone_handle};
 use super::{Namespaces, cannot};
 use crate::cgroup::{self, Cgroup};
-use crate::runtime::bundle::resource_number;
+use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
 use crate::runtime::exec::{connect, read_filter};
 use crate::runtime::launch::Launch;
 use crate::runtime::{ChildStreams, Outcome, tell};
@@ -64,7 +64,11 @@ fn build(
     };
     refuse_unsupported(&spec, oci, linux)?;
     rootfs::check(linux)?;
-    let launch = Launch::new(oci, read_filter(dir)?, report)?;
+    let mut launch = Launch::new(oci, read_filter(dir)?, report)?;
+    if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key(INIT_ANNOTATION)) {
+        let single = process::SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
+        launch = launch.below_init(single);
+    }
     rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
     apply_to_self(oci)?;
     // Whoever shares a namespace with this process must not reach into it while it holds the host's descriptors.

@@ -7,7 +7,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::{MountInput, MountKind, NamespaceMode, Propagation, Shm, SpecError, SpecInput};
 
 /// Where the built-in init is mounted.
-pub(super) const INIT_PATH: &str = "/sbin/docker-init";
+pub(crate) const INIT_PATH: &str = "/sbin/docker-init";
 
 /// What dockerd hides.
 pub const MASKED_PATHS: &[&str] = &[
