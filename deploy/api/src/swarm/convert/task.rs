@@ -36,7 +36,8 @@ pub(super) fn task_spec(spec: model::TaskSpec, resolve: &dyn Resolve) -> Result<
         networks: networks.collect::<Result<_, _>>()?,
         log_driver: spec.log_driver.map(|driver| LogDriver { name: driver.name, options: driver.options }),
         force_update: spec.force_update,
-        runtime: spec.runtime,
+        // The only one. Shown as `container`, kept as nothing, so that a spec sent back as it was shown restarts no task.
+        runtime: String::new(),
     })
 }
 
