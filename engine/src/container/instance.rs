@@ -23,7 +23,7 @@ pub(crate) fn log_name(id: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Progress {
     pub(crate) phase: Phase,
-    /// Ends since this daemon knows the container, failed starts included.
+    /// Ends since this daemon knows the container. A failed start is none.
     pub(crate) ends: u64,
     pub(crate) exit_code: i32,
     pub(crate) error: String,
@@ -115,7 +115,7 @@ impl Container {
         }
     }
 
-    /// Tells those who wait. `ended` when a run has ended or a start failed.
+    /// Tells those who wait. `ended` when a run has ended.
     pub(crate) fn tell(&self, ended: bool) {
         let (phase, exit_code, error) = {
             let record = self.record();

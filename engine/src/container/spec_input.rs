@@ -10,12 +10,16 @@ use super::record::{MountKind, Record};
 use crate::cgroup::limits::{DeviceWeight, Limits, Throttle};
 use crate::engine::Inner;
 use crate::model::{HostConfig, ThrottleDevice};
+use crate::options::BUILTIN_RUNTIME;
 use crate::runtime::spec::{
     CapabilityChange, DeviceInput, MountInput, MountKind as SpecMount, NamespaceMode, Propagation, SeccompChoice, Shm,
     SpecInput, UlimitInput,
 };
 use crate::runtime::user::ContainerUser;
 
+/// Where distributions put static init programs.
+const INIT_PROGRAMS: &[&str] =
+    &["/usr/bin/tini-static", "/usr/libexec/docker/docker-init", "/usr/bin/docker-init", "/sbin/docker-init"];
 /// Variables that every container has, and what is given to a terminal.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -88,14 +92,20 @@ pub(crate) fn describe(
     })
 }
 
-/// The built-in init is this program itself.
+/// The init of `--init`. The built-in runtime is it itself; a runtime binary needs a static program.
 fn init_program(inner: &Arc<Inner>, host: &HostConfig) -> Result<Option<PathBuf>, Failure> {
     if host.init != Some(true) {
         return Ok(None);
     }
-    let program = inner.options.init_program.as_ref().unwrap_or(&inner.options.shim_program);
-    std::fs::canonicalize(program).map(Some).map_err(|error| {
-        Failure::new(ErrorKind::Internal, format!("cannot find the init program {}: {error}", program.display()))
+    if let Some(program) = &inner.options.init_program {
+        return Ok(Some(program.clone()));
+    }
+    if matches!(host.runtime.as_str(), "" | BUILTIN_RUNTIME) {
+        return Ok(Some(inner.options.shim_program.clone()));
+    }
+    let found = INIT_PROGRAMS.iter().map(PathBuf::from).find(|path| path.exists());
+    found.map(Some).ok_or_else(|| {
+        Failure::invalid(format!("no init program for runtime {}: none of {}", host.runtime, INIT_PROGRAMS.join(", ")))
     })
 }
 

@@ -36,7 +36,8 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
                 container.save();
             }
             streams::drop_waiting(container);
-            container.tell(true);
+            // Not an end: as in dockerd, who waits for the next one goes on waiting. The caller is told of the failure.
+            container.tell(false);
             if container.record().host_config.auto_remove {
                 let _logged = remove::finish(inner, container, &turn, true).await;
             }

@@ -14,7 +14,6 @@ pub(crate) fn begin(container: &Arc<Container>, condition: WaitCondition) -> Wai
     let container = Arc::clone(container);
     Box::pin(async move {
         let reached = progress.wait_for(|progress| match condition {
-            // A failed start ends the wait of a client that began before it.
             WaitCondition::NotRunning => progress.removed || !progress.phase.is_running(),
             WaitCondition::NextExit => progress.removed || progress.ends > ends,
             WaitCondition::Removed => progress.removed,
@@ -26,6 +25,8 @@ pub(crate) fn begin(container: &Arc<Container>, condition: WaitCondition) -> Wai
 }
 
 fn respond(progress: &Progress) -> WaitResponse {
-    let error = (!progress.error.is_empty()).then(|| WaitError { message: progress.error.clone() });
+    // As dockerd: a container that is gone has no error any more, or the client would show it twice.
+    let failed = !progress.error.is_empty() && !progress.removed;
+    let error = failed.then(|| WaitError { message: progress.error.clone() });
     WaitResponse { status_code: i64::from(progress.exit_code), error }
 }

@@ -46,6 +46,7 @@ const TESTS: &[(&str, Test)] = tests![
     life::networks_connect,
     life::users_are_resolved,
     life::a_failed_start_leaves_nothing,
+    life::init_is_the_first_process,
     life::prune_takes_the_stopped,
     sessions::attach_before_the_start,
     sessions::detach_keys_leave_it_running,

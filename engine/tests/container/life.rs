@@ -45,11 +45,12 @@ pub(crate) async fn a_missing_program_is_told_as_docker_does(host: Host) -> Host
         [("nosuch", 127, "exec: \"nosuch\": executable file not found in $PATH"), ("/tmp", 126, "is a directory")]
     {
         let id = host.create("", &[program], HostConfig::default()).await;
-        let waiting = host.engine.containers().begin_wait(&id, WaitCondition::NextExit).unwrap();
         let failure = host.engine.containers().start(&id).await.unwrap_err();
         assert_eq!(failure.kind, ErrorKind::InvalidArgument, "{failure}");
         assert!(failure.message.contains(text), "{failure}");
-        assert_eq!(waiting.await.status_code, code);
+        let waited = host.engine.containers().wait(&id, WaitCondition::NotRunning).await.unwrap();
+        assert_eq!(waited.status_code, code);
+        assert!(waited.error.is_some_and(|error| error.message == failure.message));
         let state = host.inspect(&id).await.state;
         assert_eq!((state.status.as_str(), state.exit_code), ("created", code));
         assert!(state.error.contains(text));
@@ -404,6 +405,14 @@ pub(crate) async fn a_failed_start_leaves_nothing(host: Host) -> Host {
     let id = host.create("brokentoo", &["nosuch"], auto).await;
     assert!(host.engine.containers().start(&id).await.is_err());
     assert!(host.engine.containers().inspect(&id, false).await.is_err(), "it is removed as dockerd does");
+    host
+}
+
+pub(crate) async fn init_is_the_first_process(host: Host) -> Host {
+    let options = host_config(|host| host.init = Some(true));
+    let (code, output) = host.run(&["sh", "-c", "echo $$ $PPID; exit 4"], options).await;
+    assert_eq!(code, 4);
+    assert!(output.trim_end().ends_with(" 1") && !output.starts_with("1 "), "{output}");
     host
 }
 
