@@ -77,7 +77,8 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
 fn init_log(settings: &Settings) -> anyhow::Result<()> {
     let level = &settings.log_level;
     // The libraries' own chatter is of interest only when it is asked for by name.
-    let default = format!("{level},openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=warn,libcontainer=warn");
+    let default =
+        format!("{level},openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=warn,libcontainer=warn");
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
         .or_else(|_| tracing_subscriber::EnvFilter::try_new(default))
         .context("log filter")?;

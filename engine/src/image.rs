@@ -11,25 +11,17 @@
 //! - Names (`resolve`, `list`, ...) are answered from memory and never block. Methods that write are `async` and do
 //!   their work on blocking threads.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use futures::Stream;
-use shoal_engine_sys::fs::Directory;
-use shoal_kit::clock::Clock;
 use shoal_proto::error::{ErrorKind, Failure, chain};
-use shoal_proto::time::Timestamp;
 
 use crate::model::{
-    Filters, ImageConfig, ImageDeleteItem, ImageHistoryItem, ImageInspect, ImageListOptions, ImageSummary,
-    ImagesPruneReport, ProgressMessage,
+    Filters, ImageDeleteItem, ImageHistoryItem, ImageInspect, ImageListOptions, ImageSummary, ImagesPruneReport,
+    ProgressMessage,
 };
 use crate::snapshot::{SnapshotDriver, Snapshots};
 
@@ -39,6 +31,7 @@ mod changes;
 pub mod digest;
 pub mod document;
 mod import;
+mod inner;
 pub mod layer;
 mod load;
 mod oci;
@@ -48,131 +41,26 @@ mod remove;
 mod save;
 mod show;
 pub mod tar;
+mod types;
 
-use catalog::{Catalog, ImageEntry};
-use document::{Document, LONGEST_DOCUMENT};
+use catalog::Catalog;
+use document::Document;
+use inner::{Inner, NewImage, read_blob, remove_unnamed};
 use layer::apply::ApplyError;
 use layer::stream::Limits;
-use layer::{LayerError, LayerPin, LayerStore};
+use layer::{LayerError, LayerStore};
 use reference::Reference;
 
 pub use digest::Digest;
-
-/// Bytes on their way in or out.
-pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
-
-/// Progress of a load; the last message tells a failure.
-pub type ProgressStream = Pin<Box<dyn Stream<Item = ProgressMessage> + Send>>;
-
-/// Where the store is and what it needs from outside.
-#[derive(Debug, Clone)]
-pub struct ImageStoreOptions {
-    /// `<data-root>/image`.
-    pub root: PathBuf,
-    /// Time of imports and tags.
-    pub clock: Arc<dyn Clock>,
-}
-
-/// A container that was made of an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageUser {
-    /// Full id.
-    pub container_id: String,
-    /// Does it run?
-    pub running: bool,
-}
-
-/// Knows which containers use an image.
-pub trait ImageUsers: Send + Sync {
-    /// Containers made of this image.
-    fn users(&self, image: &Digest) -> Vec<ImageUser>;
-}
-
-/// Something happened to an image: `import`, `load`, `save`, `tag`, `untag`, `delete`, `prune`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageEvent {
-    /// What happened.
-    pub action: &'static str,
-    /// `sha256:...`; empty for `prune`.
-    pub id: String,
-    /// Labels of the image, and `name`.
-    pub attributes: BTreeMap<String, String>,
-}
-
-/// Hears what happens to images. Called in order, must not block.
-pub trait ImageObserver: Send + Sync {
-    /// It happened.
-    fn image_event(&self, event: ImageEvent);
-}
-
-/// An image as containers need it.
-#[derive(Debug, Clone)]
-pub struct ImageRecord {
-    /// Digest of the configuration.
-    pub id: Digest,
-    /// Defaults of containers.
-    pub config: ImageConfig,
-    /// Digests of the uncompressed layers, the lowest first.
-    pub layers: Vec<Digest>,
-    /// Processor architecture, in Go's words.
-    pub architecture: String,
-    /// Operating system.
-    pub os: String,
-    /// When it was made.
-    pub created: Timestamp,
-}
-
-/// What an import is to become.
-#[derive(Debug, Clone, Default)]
-pub struct ImportRequest {
-    /// Repository; empty for an image without name.
-    pub repository: String,
-    /// Tag; empty is `latest`.
-    pub tag: String,
-    /// Dockerfile instructions.
-    pub changes: Vec<String>,
-    /// Comment of the image; empty is `Imported from -`.
-    pub message: String,
-    /// `os[/architecture[/variant]]`; empty is this machine's.
-    pub platform: String,
-}
-
-/// How an image is removed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ImageRemoveOptions {
-    /// Also when stopped containers use it or several names refer to it.
-    pub force: bool,
-    /// Keep untagged parents?
-    pub no_prune: bool,
-}
-
-/// What layers take on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LayersUsage {
-    /// Layers.
-    pub count: usize,
-    /// Bytes of all files, shared ones once.
-    pub bytes: u64,
-}
+pub use types::{
+    ByteStream, ImageEvent, ImageObserver, ImageRecord, ImageRemoveOptions, ImageStoreOptions, ImageUser, ImageUsers,
+    ImportRequest, LayersUsage, ProgressStream,
+};
 
 /// The images of this node. A cheap clone.
 #[derive(Clone)]
 pub struct ImageStore {
     inner: Arc<Inner>,
-}
-
-struct Inner {
-    options: ImageStoreOptions,
-    blobs: Directory,
-    layers: Arc<LayerStore>,
-    snapshots: Snapshots,
-    catalog: ArcSwap<Catalog>,
-    /// Held by whoever changes the catalog.
-    writer: Mutex<()>,
-    /// Is a thread at work that syncs?
-    syncing: AtomicBool,
-    users: RwLock<Option<Arc<dyn ImageUsers>>>,
-    observer: RwLock<Option<Arc<dyn ImageObserver>>>,
 }
 
 impl std::fmt::Debug for ImageStore {
@@ -202,157 +90,6 @@ impl From<LayerError> for Failure {
 
 fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::new(ErrorKind::Internal, format!("{what}: {}", chain(error)))
-}
-
-impl Inner {
-    fn root(&self) -> &Directory {
-        self.layers.root()
-    }
-
-    fn users(&self, image: &Digest) -> Vec<ImageUser> {
-        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
-        users.as_ref().map(|users| users.users(image)).unwrap_or_default()
-    }
-
-    fn event(&self, action: &'static str, image: Option<&ImageEntry>, name: &str) {
-        let observer = self.observer.read().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(observer), Some(image)) = (observer.as_ref(), image) {
-            let mut attributes = image.record.config.labels.clone().unwrap_or_default();
-            attributes.insert("name".to_owned(), name.to_owned());
-            observer.image_event(ImageEvent { action, id: image.id().to_string(), attributes });
-        }
-    }
-
-    /// Changes the catalog: on disk first, then for everybody. When `change` or the disk fails, nothing has changed.
-    fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> Result<T, Failure>) -> Result<T, Failure> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut catalog = Catalog::clone(&self.catalog.load());
-        let result = change(&mut catalog)?;
-        catalog.write(self.root()).map_err(|error| failed("cannot write the catalog of images", &error))?;
-        self.catalog.store(Arc::new(catalog));
-        Ok(result)
-    }
-
-    /// Puts a document where its digest says. Not synced: whoever reads it checks its digest.
-    fn write_blob(&self, bytes: &[u8]) -> Result<Digest, Failure> {
-        use std::io::Write;
-
-        let digest = Digest::of(bytes);
-        let name = digest.hex();
-        let temporary = format!(".new-{name}");
-        let (name, temporary) = (OsStr::new(&name), OsStr::new(&temporary));
-        let write = || {
-            if self.read_blob(&digest).is_ok() {
-                return Ok(());
-            }
-            self.blobs.remove_tree(temporary)?;
-            self.blobs.create_file(temporary, 0o600)?.write_all(bytes)?;
-            self.blobs.rename(temporary, &self.blobs, name)
-        };
-        write().map_err(|error| failed("cannot write an image's configuration", &error))?;
-        Ok(digest)
-    }
-
-    fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, Failure> {
-        read_blob(&self.blobs, digest)
-    }
-
-    /// Adds images with their names in one step. Layers are counted for the images that are new.
-    fn add(self: &Arc<Self>, images: Vec<NewImage>, now: Timestamp) -> Result<Vec<Arc<ImageEntry>>, Failure> {
-        let (added, pins) = self.change(|catalog| {
-            let mut added = Vec::new();
-            let mut kept = Vec::new();
-            for image in images {
-                let id = image.id;
-                let entry = match catalog.images.get(&id) {
-                    Some(existing) => Arc::new(ImageEntry {
-                        record: Arc::clone(&existing.record),
-                        document: existing.document.clone(),
-                        parent: existing.parent.or(image.parent),
-                        last_tag: if image.names.is_empty() { existing.last_tag } else { now },
-                    }),
-                    None => {
-                        catalog.unsynced.extend(image.document.layers());
-                        kept.extend(image.pins);
-                        let tagged = if image.names.is_empty() { Timestamp::ZERO } else { now };
-                        Arc::new(ImageEntry::new(id, image.document, image.parent, tagged))
-                    }
-                };
-                catalog.images.insert(id, Arc::clone(&entry));
-                catalog.references.extend(image.names.into_iter().map(|name| (name, id)));
-                added.push(entry);
-            }
-            Ok((added, kept))
-        })?;
-        pins.into_iter().for_each(LayerPin::keep);
-        self.sync_later();
-        Ok(added)
-    }
-
-    /// Has the file system synced by a thread, and what the catalog says is not synced struck out.
-    fn sync_later(self: &Arc<Self>) {
-        if self.catalog.load().unsynced.is_empty() || self.syncing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let inner = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name("image-sync".to_owned()).spawn(move || inner.sync_all());
-        if let Err(error) = spawned {
-            // The next image tries again.
-            self.syncing.store(false, Ordering::Release);
-            tracing::warn!(%error, "cannot start a thread that syncs images");
-        }
-    }
-
-    fn sync_all(&self) {
-        loop {
-            let unsynced = self.catalog.load().unsynced.clone();
-            let synced = if unsynced.is_empty() {
-                Ok(())
-            } else {
-                self.layers.sync().map_err(Failure::from).and_then(|()| {
-                    self.change(|catalog| {
-                        catalog.unsynced = catalog.unsynced.difference(&unsynced).copied().collect();
-                        Ok(())
-                    })
-                })
-            };
-            self.syncing.store(false, Ordering::Release);
-            if let Err(failure) = synced {
-                tracing::error!(%failure, "cannot sync images");
-                return;
-            }
-            // Something may have come between the look and the flag.
-            if self.catalog.load().unsynced.is_empty() || self.syncing.swap(true, Ordering::AcqRel) {
-                return;
-            }
-        }
-    }
-}
-
-/// An image that is about to be added; its blob is written, its layers are held.
-struct NewImage {
-    id: Digest,
-    document: Document,
-    parent: Option<Digest>,
-    pins: Vec<LayerPin>,
-    names: Vec<Reference>,
-}
-
-fn read_blob(blobs: &Directory, digest: &Digest) -> Result<Vec<u8>, Failure> {
-    use std::io::Read;
-
-    let read = || {
-        let mut bytes = Vec::new();
-        let file = blobs.open_file(Path::new(&digest.hex()))?;
-        file.take(LONGEST_DOCUMENT + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| failed(&format!("cannot read the blob {digest}"), &error))?;
-    let actual = Digest::of(&bytes);
-    if actual == *digest {
-        return Ok(bytes);
-    }
-    Err(Failure::new(ErrorKind::Internal, format!("the blob {digest} is damaged: its content has the digest {actual}")))
 }
 
 /// Runs blocking work on a thread for it.
@@ -556,15 +293,4 @@ impl ImageStore {
     pub fn snapshots(&self) -> Snapshots {
         self.inner.snapshots.clone()
     }
-}
-
-/// Removes blobs that no image of the catalog has.
-fn remove_unnamed(blobs: &Directory, catalog: &Catalog) -> io::Result<()> {
-    for entry in blobs.entries()? {
-        let digest = entry.name.to_str().and_then(Digest::from_hex);
-        if !digest.is_some_and(|digest| catalog.images.contains_key(&digest)) {
-            blobs.remove_tree(&entry.name)?;
-        }
-    }
-    Ok(())
 }

@@ -2,19 +2,19 @@
 //!
 //! [`Engine`] is the door. Behind it each part has its own module; what they speak with the API is in [`model`].
 
-pub mod logs;
 pub mod cgroup;
 pub mod container;
 pub mod engine;
 pub mod events;
 pub(crate) mod exec;
 pub mod health;
-pub mod stats;
+pub mod logs;
 pub mod model;
 pub mod network;
 pub mod options;
 pub mod runtime;
 pub mod shim;
+pub mod stats;
 
 pub use engine::Engine;
 pub use options::EngineOptions;

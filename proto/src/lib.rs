@@ -13,7 +13,12 @@ pub mod task_state;
 pub mod time;
 
 /// Messages and services of the cluster port, generated from `proto/shoal.proto`.
-#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated; the .proto file carries the documentation")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    reason = "generated; the .proto file carries the documentation"
+)]
 pub mod wire {
     tonic::include_proto!("shoal.v1");
 }

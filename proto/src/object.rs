@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use crate::spec::{
-    AddressPools, ClusterSpec, ConfigSpec, EndpointMode, NetworkSpec, NodeRole, NodeSpec, Platform, PortConfig, ResourceAmount,
-    SecretSpec, ServiceSpec, TaskSpec,
+    AddressPools, ClusterSpec, ConfigSpec, EndpointMode, NetworkSpec, NodeRole, NodeSpec, Platform, PortConfig,
+    ResourceAmount, SecretSpec, ServiceSpec, TaskSpec,
 };
 use crate::task_state::TaskState;
 use crate::time::Timestamp;

@@ -75,9 +75,7 @@ pub(crate) fn advertise(text: &str, port: u16, interfaces: &Interfaces) -> Resul
         interfaces.iter().flat_map(|(name, addrs)| addrs.iter().map(move |addr| (name, addr))).collect();
     match all.as_slice() {
         [(_, addr)] => Ok(SocketAddr::new((**addr).into(), port)),
-        [] => Err(Failure::invalid(
-            "could not find the system's IP address - specify one with --advertise-addr",
-        )),
+        [] => Err(Failure::invalid("could not find the system's IP address - specify one with --advertise-addr")),
         several => {
             let list: Vec<String> = several.iter().map(|(name, addr)| format!("{addr} on {name}")).collect();
             Err(Failure::invalid(format!(
@@ -130,7 +128,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_chosen_is_said() {
-        for (text, expected) in [("", "multiple addresses"), ("eth1", "2 IPv4"), ("eth9", "neither"), ("eth0:x", "port"), ("0.0.0.0", "non-zero")] {
+        for (text, expected) in [
+            ("", "multiple addresses"),
+            ("eth1", "2 IPv4"),
+            ("eth9", "neither"),
+            ("eth0:x", "port"),
+            ("0.0.0.0", "non-zero"),
+        ] {
             let failure = advertise(text, 2377, &two()).expect_err(text);
             assert!(failure.message.contains(expected), "{text:?}: {}", failure.message);
         }

@@ -89,7 +89,9 @@ fn config(task: &Task, values: &Values<'_>) -> Result<ContainerConfig, SpecError
         working_dir: container.dir.clone(),
         labels,
         stop_signal: container.stop_signal.clone(),
-        stop_timeout: container.stop_grace_period.map(|grace| i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)),
+        stop_timeout: container
+            .stop_grace_period
+            .map(|grace| i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)),
         ..ContainerConfig::default()
     })
 }
@@ -296,13 +298,8 @@ mod tests {
     }
 
     fn translate(task: &Task, dependencies: &Dependencies, names: &NetworkNames) -> Result<CreateRequest, SpecError> {
-        let values = Values {
-            task,
-            node_id: NodeId::from_bits(9),
-            node_hostname: "m1",
-            architecture: "x86_64",
-            os: "linux",
-        };
+        let values =
+            Values { task, node_id: NodeId::from_bits(9), node_hostname: "m1", architecture: "x86_64", os: "linux" };
         create_request(task, dependencies, names, &values)
     }
 
@@ -330,7 +327,10 @@ mod tests {
         let dependencies = Dependencies { secrets: vec![secret], configs: Vec::new() };
         let request = translate(&task, &dependencies, &NetworkNames::new()).expect("request");
         let file = &request.internal.files[0];
-        assert_eq!((file.path.as_str(), file.mode, file.data.as_slice()), ("/run/secrets/password", 0o444, &b"xyzzy"[..]));
+        assert_eq!(
+            (file.path.as_str(), file.mode, file.data.as_slice()),
+            ("/run/secrets/password", 0o444, &b"xyzzy"[..])
+        );
     }
 
     #[test]

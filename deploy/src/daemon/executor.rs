@@ -114,7 +114,10 @@ impl Executor for EngineExecutor {
             published: view.published.clone(),
         };
         if let Err(failure) = self.shared.engine.networks().apply_cluster(state).await {
-            tracing::warn!(error = failure.message, "the cluster's networks are not all in place; the next pass tries again");
+            tracing::warn!(
+                error = failure.message,
+                "the cluster's networks are not all in place; the next pass tries again"
+            );
         }
     }
 
@@ -138,7 +141,9 @@ impl Executor for EngineExecutor {
         task: TaskId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
-        let found = self.task_container(task).ok_or_else(|| Failure::not_found(format!("task {task} has no container here")))?;
+        let found = self
+            .task_container(task)
+            .ok_or_else(|| Failure::not_found(format!("task {task} has no container here")))?;
         let instant = |instant: Timestamp| (instant != Timestamp::ZERO).then_some(instant);
         let options = container::LogOptions {
             stdout: options.stdout,
@@ -210,18 +215,15 @@ impl TaskController {
         for port in self.task.ports.iter().filter(|port| port.mode == PublishMode::Host) {
             let key = format!("{}/{}", port.target, Protocol::as_str(port.protocol));
             let bindings = inspected.network_settings.ports.get(&key).cloned().flatten().unwrap_or_default();
-            let published = bindings.iter().find_map(|binding| binding.host_port.parse().ok()).unwrap_or(port.published);
+            let published =
+                bindings.iter().find_map(|binding| binding.host_port.parse().ok()).unwrap_or(port.published);
             self.ports.push(PortConfig { published, ..port.clone() });
         }
         Ok(())
     }
 
     fn exit(&self, found: &TaskContainer) -> Exit {
-        let reason = if found.oom_killed {
-            "out of memory".to_owned()
-        } else {
-            found.error.clone()
-        };
+        let reason = if found.oom_killed { "out of memory".to_owned() } else { found.error.clone() };
         Exit { container: status(found), reason }
     }
 }

@@ -51,7 +51,10 @@ impl PidFile {
             && pid != std::process::id()
             && Path::new(&format!("/proc/{pid}")).exists()
         {
-            bail!("process {pid} is running and {} is its pidfile: stop it, or name another with --pidfile", path.display());
+            bail!(
+                "process {pid} is running and {} is its pidfile: stop it, or name another with --pidfile",
+                path.display()
+            );
         }
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -52,7 +52,11 @@ struct Core {
 
 impl Member {
     /// The first manager of a new cluster.
-    pub(crate) async fn first(options: MemberOptions, bootstrap: BootstrapSpec, file: NodeFile) -> Result<Self, Failure> {
+    pub(crate) async fn first(
+        options: MemberOptions,
+        bootstrap: BootstrapSpec,
+        file: NodeFile,
+    ) -> Result<Self, Failure> {
         file.write(&options.data_dir)?;
         let directory = NodeIdentity::directory(&options.data_dir);
         let life = bootstrap.cluster.node_cert_expiry;
@@ -100,12 +104,7 @@ impl Member {
         Ok(Self::start(options, identity, file, manager))
     }
 
-    fn start(
-        options: MemberOptions,
-        identity: Arc<NodeIdentity>,
-        file: NodeFile,
-        manager: Option<Manager>,
-    ) -> Self {
+    fn start(options: MemberOptions, identity: Arc<NodeIdentity>, file: NodeFile, manager: Option<Manager>) -> Self {
         let executor = EngineExecutor::new(
             options.engine.clone(),
             Arc::clone(&identity),
@@ -149,11 +148,11 @@ impl Member {
     /// A join is done when a manager has accepted the node's session.
     async fn wait_for_session(&self) -> Result<(), Failure> {
         let mut session = self.agent.session();
-        let connected = session.wait_for(|info| info.connected);
+        let connected = async { session.wait_for(|info| info.connected).await.is_ok() };
         match tokio::time::timeout(Duration::from_secs(20), connected).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(true) => Ok(()),
             _ => {
-                let reason = self.agent.session().borrow().error.clone();
+                let reason = self.session().error;
                 self.stop().await;
                 Err(Failure::unavailable(format!(
                     "the node was admitted, but no manager accepted its session within 20 s: {reason}"
@@ -215,9 +214,13 @@ async fn leave_warning(manager: &ManagerHandle) -> String {
     let members = manager.members().await;
     let reachable = members.iter().filter(|member| member.reachable).count();
     if members.len() <= 1 {
-        text.push_str("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ");
+        text.push_str(
+            "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ",
+        );
     } else if reachable.saturating_sub(1) <= members.len().saturating_sub(1) / 2 {
-        text.push_str("Removing this node leaves the swarm without a quorum of managers. Use `--force` to ignore this message. ");
+        text.push_str(
+            "Removing this node leaves the swarm without a quorum of managers. Use `--force` to ignore this message. ",
+        );
     } else {
         text.push_str("The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.");
     }
@@ -315,7 +318,9 @@ async fn follow(core: &Core, agent: &AgentHandle, info: &SessionInfo) -> Result<
         _ => core.identity.role(),
     };
     if info.connected && wanted != core.identity.role() {
-        ca_client::renew(&core.identity, &core.managers(), Duration::from_secs(5)).await.map_err(|error| chain(&error))?;
+        ca_client::renew(&core.identity, &core.managers(), Duration::from_secs(5))
+            .await
+            .map_err(|error| chain(&error))?;
         if wanted != core.identity.role() {
             return Err("the new certificate is not yet for the wanted role".to_owned());
         }

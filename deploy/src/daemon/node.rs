@@ -14,9 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use shoal_api::node::{
-    InitRequest, JoinRequest, LocalNodeState, LocalNodeStatus, NodeControl, RemoteManager,
-};
+use shoal_api::node::{InitRequest, JoinRequest, LocalNodeState, LocalNodeStatus, NodeControl, RemoteManager};
 use shoal_engine::Engine;
 use shoal_engine::network::ClusterNetworkState;
 use shoal_kit::ca_client;
@@ -113,9 +111,8 @@ struct Shared {
 impl Node {
     /// The node as it was left: in no cluster, or starting as a member.
     pub(crate) async fn open(options: NodeOptions) -> Self {
-        let node = Self {
-            shared: Arc::new(Shared { options, membership: RwLock::default(), operation: Mutex::new(()) }),
-        };
+        let node =
+            Self { shared: Arc::new(Shared { options, membership: RwLock::default(), operation: Mutex::new(()) }) };
         if let Err(failure) = node.restore().await {
             tracing::error!(error = failure.message, "this node is in a cluster, but cannot take part in it");
             node.set(Membership::Broken(failure.message));
@@ -126,7 +123,8 @@ impl Node {
     async fn restore(&self) -> Result<(), Failure> {
         let options = &self.shared.options;
         let directory = NodeIdentity::directory(&options.data_dir);
-        let identity = NodeIdentity::load(&directory, Arc::clone(&options.clock)).map_err(|error| Failure::internal(&error))?;
+        let identity =
+            NodeIdentity::load(&directory, Arc::clone(&options.clock)).map_err(|error| Failure::internal(&error))?;
         let (Some(identity), Some(file)) = (identity, NodeFile::read(&options.data_dir)?) else {
             // A crash in the middle of a join or a leave: half a membership is none.
             return self.erase().await;
@@ -335,9 +333,7 @@ impl NodeControl for Node {
         async move {
             match self.membership() {
                 Membership::None => LocalNodeStatus::default(),
-                Membership::Pending => {
-                    LocalNodeStatus { state: LocalNodeState::Pending, ..LocalNodeStatus::default() }
-                }
+                Membership::Pending => LocalNodeStatus { state: LocalNodeState::Pending, ..LocalNodeStatus::default() },
                 Membership::Broken(error) => {
                     LocalNodeStatus { state: LocalNodeState::Error, error, ..LocalNodeStatus::default() }
                 }

@@ -228,7 +228,8 @@ mod tests {
     use super::*;
 
     fn with_file(json: &str, options: DaemonOptions) -> anyhow::Result<Settings> {
-        let path = std::env::temp_dir().join(format!("shoal-options-{}-{:p}.json", std::process::id(), &raw const options));
+        let path =
+            std::env::temp_dir().join(format!("shoal-options-{}-{:p}.json", std::process::id(), &raw const options));
         std::fs::write(&path, json).expect("write");
         let settled = settle(DaemonOptions { config_file: Some(path.clone()), ..options });
         std::fs::remove_file(path).expect("remove");
@@ -248,7 +249,11 @@ mod tests {
     fn nonsense_is_refused_by_name() {
         let cases = [
             (r#"{"lables": []}"#, DaemonOptions::default(), "lables"),
-            (r#"{"data-root": "/x"}"#, DaemonOptions { data_root: Some("/y".into()), ..Default::default() }, "data-root"),
+            (
+                r#"{"data-root": "/x"}"#,
+                DaemonOptions { data_root: Some("/y".into()), ..Default::default() },
+                "data-root",
+            ),
             ("{}", DaemonOptions { labels: vec!["zone".into()], ..Default::default() }, "--label"),
             ("{}", DaemonOptions { hosts: vec!["tcp://0.0.0.0:2375".into()], ..Default::default() }, "loopback"),
             ("{}", DaemonOptions { hosts: vec!["fd://".into()], ..Default::default() }, "neither"),
@@ -264,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_named_config_file_must_exist() {
-        let options = DaemonOptions { config_file: Some("/nonexistent/daemon.json".into()), ..DaemonOptions::default() };
+        let options =
+            DaemonOptions { config_file: Some("/nonexistent/daemon.json".into()), ..DaemonOptions::default() };
         assert!(settle(options).is_err());
     }
 }

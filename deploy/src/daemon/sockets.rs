@@ -43,7 +43,8 @@ async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
         .with_context(|| format!("cannot set the mode of {}", path.display()))?;
     if let Ok(Some(group)) = nix::unistd::Group::from_name("docker") {
-        nix::unistd::chown(path, None, Some(group.gid)).with_context(|| format!("cannot give {} to group docker", path.display()))?;
+        nix::unistd::chown(path, None, Some(group.gid))
+            .with_context(|| format!("cannot give {} to group docker", path.display()))?;
     }
     Ok(listener)
 }

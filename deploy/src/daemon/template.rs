@@ -15,7 +15,9 @@ pub(crate) struct Values<'a> {
 
 /// A placeholder that cannot be filled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot expand {{{{{placeholder}}}}}: known are .Service.ID, .Service.Name, .Node.ID, .Node.Hostname, .Node.Platform.Architecture, .Node.Platform.OS, .Task.ID, .Task.Name and .Task.Slot")]
+#[error(
+    "cannot expand {{{{{placeholder}}}}}: known are .Service.ID, .Service.Name, .Node.ID, .Node.Hostname, .Node.Platform.Architecture, .Node.Platform.OS, .Task.ID, .Task.Name and .Task.Slot"
+)]
 pub(crate) struct UnknownPlaceholder {
     placeholder: String,
 }

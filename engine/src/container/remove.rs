@@ -121,12 +121,25 @@ fn remove_from_disk(inner: &Arc<Inner>, container: &Arc<Container>, with_volumes
     Ok(())
 }
 
-/// Removes a folder of the engine's own. Missing is fine, failure is logged. Blocks.
+/// How often a folder is tried that somebody still writes to.
+const REMOVE_TRIES: u32 = 200;
+
+/// Removes a folder of the engine's own. Missing is fine, failure is logged. A shim that is about to end may still put
+/// its last word there: then it is tried again. Blocks.
 pub(crate) fn remove_folder(folder: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(folder)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(folder = %folder.display(), %error, "cannot remove a folder");
+    for attempt in 1..=REMOVE_TRIES {
+        let Err(error) = std::fs::remove_dir_all(folder) else { return };
+        match error.kind() {
+            std::io::ErrorKind::NotFound if !folder.exists() => return,
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty if attempt < REMOVE_TRIES => {
+                let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+                let _waited = rustix::event::poll(&mut [], Some(&pause));
+            }
+            _ => {
+                tracing::warn!(folder = %folder.display(), %error, "cannot remove a folder");
+                return;
+            }
+        }
     }
 }
 

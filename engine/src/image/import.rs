@@ -42,10 +42,11 @@ pub(super) fn import(
     }
     .to_json()
     .map_err(|error| Failure::internal(&error))?;
-    let id = inner.write_blob(&json)?;
+    let id = Digest::of(&json);
     let document = Document::parse(&json).map_err(invalid)?;
     let names = name.clone().into_iter().collect();
-    let added = inner.add(vec![NewImage { id, document, parent: None, pins: vec![layer], names }], created)?;
+    let added =
+        inner.add(vec![NewImage { config: json, document, parent: None, pins: vec![layer], names }], created)?;
     let image = added.first().map(AsRef::as_ref);
     if let Some(name) = name {
         inner.event("tag", image, &name.familiar());

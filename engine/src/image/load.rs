@@ -19,7 +19,7 @@ use super::layer::path::clean;
 use super::layer::stream::{Compression, decoder, peek};
 use super::reference::Reference;
 use super::tar::{EntryKind, NoTap, TarEntry, TarError, TarReader, looks_like_tar};
-use super::{Inner, NewImage, invalid};
+use super::{Inner, invalid};
 use crate::model::{ProgressDetail, ProgressMessage};
 
 mod plan;
@@ -78,9 +78,8 @@ pub(super) fn load(inner: &Arc<Inner>, source: impl BufRead + Send, reporter: &R
     let mut new = Vec::new();
     let mut loaded = Vec::new();
     for image in archive.plan(&inner.layers)? {
-        let id = inner.write_blob(&image.config)?;
-        loaded.push((id, image.names.clone()));
-        new.push(NewImage { id, document: image.document, parent: image.parent, pins: image.pins, names: image.names });
+        loaded.push((Digest::of(&image.config), image.names.clone()));
+        new.push(image);
     }
     announce_renames(inner, &loaded, reporter);
     let added = inner.add(new, inner.options.clock.now())?;

@@ -1,6 +1,5 @@
 //! Carrying removals out, and removing what nobody uses.
 
-use std::ffi::OsStr;
 use std::sync::Arc;
 
 use shoal_proto::error::{Failure, chain};
@@ -34,9 +33,7 @@ pub(super) fn remove(inner: &Inner, name: &str, options: ImageRemoveOptions) -> 
                 inner.event("delete", Some(&image), &id.to_string());
                 removed.items.push(ImageDeleteItem { untagged: None, deleted: Some(id.to_string()) });
                 release_layers(inner, &image.record.layers, &mut removed);
-                if let Err(error) = inner.blobs.remove_tree(OsStr::new(&id.hex())) {
-                    tracing::warn!(image = %id, %error, "cannot remove an image's configuration");
-                }
+                inner.remove_blob(&id);
             }
         }
     }

@@ -20,6 +20,7 @@ use super::{Inner, failed, invalid};
 /// Images to be saved, with the names that go along. Their layers stay as long as this lives.
 pub(super) struct Selection {
     images: Vec<(Arc<ImageEntry>, Vec<Reference>)>,
+    configs: BTreeMap<Digest, Vec<u8>>,
     pins: Vec<LayerPin>,
 }
 
@@ -27,7 +28,7 @@ impl Selection {
     /// Chooses as dockerd does: a repository stands for all its tags, an id for the image without names.
     pub(super) fn new(inner: &Inner, names: &[String]) -> Result<Self, Failure> {
         let catalog = inner.catalog.load();
-        let mut selection = Self { images: Vec::new(), pins: Vec::new() };
+        let mut selection = Self { images: Vec::new(), configs: BTreeMap::new(), pins: Vec::new() };
         if names.is_empty() {
             return Err(Failure::invalid("no images to save were named"));
         }
@@ -56,6 +57,7 @@ impl Selection {
         let mut layers = BTreeSet::new();
         for (image, _) in &selection.images {
             layers.extend(image.record.layers.iter().copied());
+            selection.configs.insert(image.id(), inner.read_blob(&image.id())?);
         }
         for layer in layers {
             let missing = || Failure::not_found(format!("layer {layer} does not exist"));
@@ -97,7 +99,7 @@ impl Selection {
         let mut manifests = Vec::new();
         let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for (image, names) in &self.images {
-            let manifest = archive.image(inner, image, &sizes)?;
+            let manifest = archive.image(image, self.configs.get(&image.id()).map_or(&[], Vec::as_slice), &sizes)?;
             manifests.extend(named(&manifest, names));
             items.push(self.item(image, names));
             if let Some(top) = image.record.layers.last() {
@@ -177,11 +179,10 @@ impl Archive<'_> {
     /// Configuration and manifest.
     fn image(
         &mut self,
-        inner: &Inner,
         image: &ImageEntry,
+        config: &[u8],
         sizes: &BTreeMap<Digest, u64>,
     ) -> Result<Descriptor, Failure> {
-        let config = inner.read_blob(&image.id())?;
         let created = image.record.created.0.div_euclid(1_000_000_000).max(0);
         let descriptor = |media_type: &str, digest: &Digest, size: u64| Descriptor {
             media_type: media_type.to_owned(),
@@ -198,7 +199,7 @@ impl Archive<'_> {
         };
         let manifest = serde_json::to_vec(&manifest).map_err(|error| Failure::internal(&error))?;
         let digest = Digest::of(&manifest);
-        for (digest, bytes) in [(image.id(), &config), (digest, &manifest)] {
+        for (digest, bytes) in [(image.id(), config), (digest, manifest.as_slice())] {
             if self.written.insert(digest) {
                 self.file(&blob_path(&digest), bytes, created)?;
             }

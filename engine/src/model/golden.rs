@@ -60,7 +60,8 @@ fn keys_come_in_dockers_order() {
     // Clients that show JSON show it in this order.
     let text = serde_json::to_string(&ContainerInspect::default()).expect("prints");
     let position = |key: &str| text.find(&format!("\"{key}\":")).unwrap_or_else(|| panic!("no {key}"));
-    for pair in ["Id", "Created", "Path", "Args", "State", "Image", "ResolvConfPath", "Name", "HostConfig", "Mounts"].windows(2)
+    for pair in
+        ["Id", "Created", "Path", "Args", "State", "Image", "ResolvConfPath", "Name", "HostConfig", "Mounts"].windows(2)
     {
         assert!(position(pair[0]) < position(pair[1]), "{pair:?}");
     }

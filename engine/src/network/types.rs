@@ -33,6 +33,8 @@ pub struct NetworkOptions {
     pub dns: Vec<IpAddr>,
     /// The host's resolver configuration.
     pub resolv_conf: PathBuf,
+    /// Namespace that counts as the host's; `None` is that of the daemon. For several hosts in one process.
+    pub host_netns: Option<PathBuf>,
     /// How often the kernel's tables are compared with what they should be.
     pub resync: Duration,
     /// Tells the time.
@@ -53,6 +55,7 @@ impl NetworkOptions {
             pools: Vec::new(),
             dns: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            host_netns: None,
             resync: Duration::from_secs(1),
             clock: Arc::new(SystemClock),
             entropy: Entropy::from_system(),
@@ -90,8 +93,6 @@ pub struct SandboxOptions {
     pub dns_search: Vec<String>,
     /// Resolver options (`--dns-option`).
     pub dns_options: Vec<String>,
-    /// Prefer a namespace that exists already (made ahead of time)?
-    pub pooled: bool,
 }
 
 /// How a sandbox is put on a local network.

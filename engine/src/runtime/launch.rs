@@ -15,6 +15,7 @@ use shoal_engine_sys::process::{self, Capabilities, Fork, SingleThread};
 use shoal_engine_sys::signal;
 
 use super::capabilities;
+use super::spec::INIT_PATH;
 use crate::shim::init;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
@@ -171,10 +172,14 @@ impl Launch {
             init::take_terminal();
             return Ok(());
         };
+        let mut title: Vec<&[u8]> = vec![INIT_PATH.as_bytes(), b"--"];
+        title.extend(self.args.iter().map(|word| word.as_bytes()));
+        // Only for whoever reads `ps`.
+        let _ = process::set_title(&title);
+        let _ = rustix::thread::set_name(c"docker-init");
         self.confine()?;
         // Its report has to end when the program is executed, and no descriptor of the host's may stay.
         process::close_all_but(&[0, 1, 2, signals.as_fd().as_raw_fd()]).map_err(cannot("close descriptors"))?;
-        // The words that it shows in `ps` are the program's.
         process::exit_now(init::supervise(child, signals).unwrap_or(1))
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use crate::runtime;
 /// what follows the word `shim`. Returns the process's exit code. Must be called before any thread exists.
 pub fn main(args: &[OsString]) -> i32 {
     let order = match args {
-        [verb] if verb == "zygote" => detach().and_then(zygote::run),
+        [verb, ..] if verb == "zygote" => detach().and_then(zygote::run),
         [verb, flag, dir] if flag == "--dir" && (verb == "run" || verb == "exec") => {
             detach().map(|control| Some(Order { is_exec: verb == "exec", dir: PathBuf::from(dir), control }))
         }
@@ -58,6 +59,9 @@ fn serve(order: Order) -> io::Result<bool> {
     let _ = rustix::process::setsid();
     process::become_subreaper()?;
     rustix::thread::set_name(c"shoal-shim")?;
+    let verb: &[u8] = if is_exec { b"exec" } else { b"run" };
+    // Only for whoever reads `ps`.
+    let _ = process::set_title(&[b"shoal", b"shim", verb, b"--dir", dir.as_os_str().as_bytes()]);
     let parts = if is_exec { exec_parts(&dir, control) } else { container_parts(&dir, control) };
     let mut server = match parts {
         Ok(parts) => Server::new(parts)?,

@@ -23,6 +23,9 @@ use super::protocol::{Response, RuntimeFailure, message};
 /// The longest message: a verb and a path.
 const MAX_MESSAGE_BYTES: usize = 4096 + 16;
 
+/// Room that the zygote is started with for the words that its children show.
+const TITLE_BYTES: usize = 400;
+
 /// The daemon's side: starts a zygote when one is needed, and a new one when it is gone.
 #[derive(Debug)]
 pub(super) struct Zygote {
@@ -62,7 +65,7 @@ impl Zygote {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let mut command = self.program.command();
-        command.args(["shim", "zygote"]);
+        command.args(["shim", "zygote"]).arg("-".repeat(TITLE_BYTES));
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Running { child: command.spawn()?, socket: ours })
     }
@@ -107,6 +110,8 @@ pub(super) struct Order {
 pub(super) fn run(socket: OwnedFd) -> io::Result<Option<Order>> {
     rustix::thread::set_name(c"shoal-zygote")?;
     process::ignore_children(true);
+    // Only for whoever reads `ps`.
+    let _ = process::set_title(&[b"shoal", b"shim", b"zygote"]);
     let single = SingleThread::prove()?;
     loop {
         let Some((order, log)) = receive(&socket)? else { return Ok(None) };

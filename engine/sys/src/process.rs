@@ -415,3 +415,26 @@ pub fn hard_resource_limit(resource: u32) -> io::Result<u64> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Words that this process shows in `ps` instead of those it was started with. They are cut to the room that those had.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn set_title(words: &[&[u8]]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // Fields 48 and 49: where the arguments lie in memory. The name in the second field may hold anything.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut fields = fields.split(' ').skip(45).map_while(|field| field.trim().parse::<u64>().ok());
+    let (Some(start), Some(end)) = (fields.next(), fields.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let room = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
+    let mut title = words.join(&0);
+    title.resize(room, 0);
+    // The last byte has to stay zero: the kernel takes anything else for an older way to say this.
+    if let Some(last) = title.last_mut() {
+        *last = 0;
+    }
+    std::fs::File::options().write(true).open("/proc/self/mem")?.write_all_at(&title, start)
+}

@@ -227,6 +227,10 @@ fn init_reaps_and_forwards(backend: Backend) {
     sandbox.wait_for(running.shim.start()).unwrap();
     let open = std::fs::read_dir(format!("/proc/{}/fd", running.shim.pid())).unwrap().count();
     assert_eq!(open, 4, "three streams, and where it hears signals");
+    let words = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().replace('\0', " ");
+    assert_eq!(words(running.shim.pid()).trim_end(), "/sbin/docker-init -- sleep 100");
+    let state = shoal_engine::shim::config::ShimState::read(&running.dir).unwrap().unwrap();
+    assert_eq!(words(state.shim_pid).trim_end(), format!("shoal shim run --dir {}", running.dir.display()));
     sandbox.wait_for(async {
         running.shim.signal(9, true).await.unwrap();
         running.shim.wait().await.unwrap();

@@ -45,7 +45,7 @@ pub enum ApplyError {
         target: String,
     },
     /// It is too much.
-    #[error("the archive has {0}")]
+    #[error(transparent)]
     Limit(#[from] LimitExceeded),
     /// The disk failed, or something is in the way.
     #[error("cannot unpack {path:?}")]

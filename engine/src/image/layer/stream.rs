@@ -53,13 +53,13 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitExceeded {
     /// Too long.
-    #[error("a layer of more than {0} bytes")]
+    #[error("the layer has more than {0} bytes")]
     LayerBytes(u64),
     /// Too much of too little.
-    #[error("compressed data that grows more than {0} times: refused as a decompression bomb")]
+    #[error("the compressed data grows more than {0} times: refused as a decompression bomb")]
     Ratio(u64),
     /// Too many.
-    #[error("a layer of more than {0} entries")]
+    #[error("the layer has more than {0} entries")]
     Entries(u64),
     /// The disk would be full.
     #[error("no space left: only {free} bytes are free where the images are")]

@@ -8,26 +8,17 @@ use shoal_proto::error::Failure;
 use super::{Archive, Item, clean};
 use crate::image::digest::Digest;
 use crate::image::document::{Document, host_architecture};
-use crate::image::invalid;
-use crate::image::layer::{LayerPin, LayerStore};
+use crate::image::layer::LayerStore;
 use crate::image::oci::{ArchiveItem, Descriptor, IMAGE_NAME, Node, REF_NAME, is_image};
 use crate::image::reference::Reference;
+use crate::image::{NewImage, invalid};
 
 /// Indexes below indexes.
 const DEEPEST: usize = 4;
 
-/// An image of the archive, checked.
-pub(super) struct Planned {
-    pub(super) config: Vec<u8>,
-    pub(super) document: Document,
-    pub(super) parent: Option<Digest>,
-    pub(super) pins: Vec<LayerPin>,
-    pub(super) names: Vec<Reference>,
-}
-
 impl Archive {
     /// The images, from `manifest.json` as dockerd has it, or from the index of an OCI layout.
-    pub(super) fn plan(&self, layers: &Arc<LayerStore>) -> Result<Vec<Planned>, Failure> {
+    pub(super) fn plan(&self, layers: &Arc<LayerStore>) -> Result<Vec<NewImage>, Failure> {
         let planned = match (self.item(b"manifest.json"), self.item(b"index.json")) {
             (Some(Item::Document(manifest)), _) => self.docker(manifest, layers),
             (_, Some(Item::Document(index))) => self.layout(index, layers),
@@ -39,7 +30,7 @@ impl Archive {
         Ok(planned)
     }
 
-    fn docker(&self, manifest: &[u8], layers: &Arc<LayerStore>) -> Result<Vec<Planned>, Failure> {
+    fn docker(&self, manifest: &[u8], layers: &Arc<LayerStore>) -> Result<Vec<NewImage>, Failure> {
         let items: Vec<ArchiveItem> = serde_json::from_slice(manifest).map_err(invalid)?;
         check_count(items.len(), layers)?;
         let mut planned = Vec::new();
@@ -55,13 +46,13 @@ impl Archive {
                 }
                 names.push(name);
             }
-            planned.push(Planned { parent: item.parent, names, ..self.image(config, &paths, layers)? });
+            planned.push(NewImage { parent: item.parent, names, ..self.image(config, &paths, layers)? });
         }
         Ok(planned)
     }
 
     /// Configuration and layers fit each other.
-    fn image(&self, config: &[u8], paths: &[&[u8]], layers: &Arc<LayerStore>) -> Result<Planned, Failure> {
+    fn image(&self, config: &[u8], paths: &[&[u8]], layers: &Arc<LayerStore>) -> Result<NewImage, Failure> {
         let document = Document::parse(config).map_err(invalid)?;
         let expected = document.layers();
         if expected.len() != paths.len() {
@@ -95,7 +86,7 @@ impl Archive {
             };
             pins.push(pin.ok_or_else(|| missing(path))?);
         }
-        Ok(Planned { config: config.to_vec(), document, parent: None, pins, names: Vec::new() })
+        Ok(NewImage { config: config.to_vec(), document, parent: None, pins, names: Vec::new() })
     }
 
     fn document(&self, path: &[u8]) -> Result<&[u8], Failure> {
@@ -105,7 +96,7 @@ impl Archive {
         }
     }
 
-    fn layout(&self, index: &[u8], layers: &Arc<LayerStore>) -> Result<Vec<Planned>, Failure> {
+    fn layout(&self, index: &[u8], layers: &Arc<LayerStore>) -> Result<Vec<NewImage>, Failure> {
         let Node::Index(descriptors) = Node::parse(index, "").map_err(invalid)? else {
             return Err(Failure::invalid("invalid archive: its index.json is not an index"));
         };
@@ -122,14 +113,14 @@ impl Archive {
             });
             entry.1.extend(name.filter(|name| !entry.1.contains(name)));
         }
-        let mut planned: Vec<Planned> = Vec::new();
+        let mut planned: Vec<NewImage> = Vec::new();
         for digest in order {
             let Some((descriptor, names)) = by_manifest.remove(&digest) else { continue };
             let Some((config, layer_descriptors)) = self.manifest(&descriptor, 0)? else { continue };
             let config = self.blob(&config)?;
             let paths = layer_descriptors.iter().map(blob_path).collect::<Result<Vec<_>, _>>()?;
             let paths: Vec<_> = paths.iter().map(String::as_bytes).collect();
-            planned.push(Planned { names, ..self.image(config, &paths, layers)? });
+            planned.push(NewImage { names, ..self.image(config, &paths, layers)? });
         }
         Ok(planned)
     }

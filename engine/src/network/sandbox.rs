@@ -1,0 +1,604 @@
+//! Sandboxes: made, put on networks, taken off, removed.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+
+use shoal_engine_sys::netlink::address::{self, Address};
+use shoal_engine_sys::netlink::link::{self, Mac, Veth};
+use shoal_engine_sys::netlink::{Family, NetlinkSocket};
+use shoal_engine_sys::netns::{self, Namespace};
+use shoal_proto::error::{ErrorKind, Failure};
+
+use super::addresses::{format_mac, is_host, mac_of, parse_mac, pick_address};
+use super::core::Core;
+use super::definition::{Bridge, GATEWAY_NETWORK, LocalNetwork};
+use super::error::{Collected, NetworkError, Result};
+use super::overlay::device::vanished;
+use super::state::{Endpoint, LiveSandbox, SandboxKernel, SandboxRecord, State, Target, lock};
+use super::types::{EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, Sandbox, SandboxOptions};
+
+/// Beginning of the names of namespaces that belong to cluster networks.
+pub const OVERLAY_PREFIX: &str = "overlay-";
+const MAX_ID: usize = 128;
+
+/// Settings of a new namespace. As dockerd does: any user may ping and serve any port, since the namespace is the
+/// container's own. Links made later get no IPv6 addresses of their own.
+const SANDBOX_SETTINGS: [(&str, &str); 3] = [
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/ip_unprivileged_port_start", "0"),
+    ("ipv4/ping_group_range", "0 2147483647"),
+];
+
+fn check_id(id: &str) -> Result<()> {
+    let good =
+        !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+    if !good || id.starts_with('.') || id.starts_with(OVERLAY_PREFIX) {
+        return Err(Failure::invalid(format!("invalid sandbox id {id:?}")).into());
+    }
+    Ok(())
+}
+
+impl Core {
+    /// Makes a namespace with its loopback link up.
+    ///
+    /// # Errors
+    /// The id is in use, or the kernel refuses.
+    pub fn create_sandbox(&self, id: &str, options: SandboxOptions) -> Result<Sandbox> {
+        check_id(id)?;
+        if lock(&self.state).records.contains_key(id) {
+            return Err(Failure::conflict(format!("container {id} has a network namespace already")).into());
+        }
+        self.prepare_netns_folder()?;
+        let path = self.netns_folder().join(id);
+        let (namespace, route) = Namespace::create(|| {
+            for (name, value) in SANDBOX_SETTINGS {
+                // A kernel without the facility has no such setting.
+                let _ = netns::write_setting(name, value);
+            }
+            let mut route = NetlinkSocket::open(Family::Route)?;
+            // The first link of a namespace is loopback.
+            route.request(link::set_up(1)).map_err(std::io::Error::other)?;
+            Ok(route)
+        })
+        .map_err(NetworkError::io("make a network namespace"))?;
+        let route = route.map_err(|error: std::io::Error| NetworkError::io("set up a network namespace")(error))?;
+        let bind = || namespace.bind(&path);
+        let again = |_| netns::unbind(&path).and_then(|()| bind());
+        bind().or_else(again).map_err(NetworkError::io(format!("bind {}", path.display())))?;
+        let kernel = Mutex::new(SandboxKernel { route, rules: None, applied: Default::default() });
+        let live = LiveSandbox { path: path.clone(), kernel, server: Mutex::default() };
+        let record =
+            SandboxRecord { id: id.to_owned(), own_namespace: true, options, endpoints: Vec::new(), name_ports: None };
+        self.disk.save_sandbox(&record)?;
+        let mut state = lock(&self.state);
+        state.records.insert(id.to_owned(), record);
+        state.live.insert(id.to_owned(), Arc::new(live));
+        Ok(Sandbox { id: id.to_owned(), path })
+    }
+
+    /// Puts a sandbox on a local network.
+    ///
+    /// # Errors
+    /// Unknown sandbox or network, address or port in use, no address left, or the kernel refuses.
+    pub fn attach(&self, id: &str, network: &str, options: &EndpointOptions) -> Result<EndpointInfo> {
+        let (endpoint, bridge) = self.reserve(id, network, options)?;
+        let Some(bridge) = bridge else {
+            self.save_sandbox(id)?;
+            return Ok(endpoint.info);
+        };
+        let network_id = endpoint.info.network_id.clone();
+        let work = || {
+            self.plug(id, &endpoint, &bridge)?;
+            lock(&self.state).rebuild_zone(&network_id);
+            self.sync_sandbox(id)?;
+            if !endpoint.info.ports.is_empty() {
+                self.sync_host_rules()?;
+                self.forget_connections(&endpoint.info.ports);
+            }
+            self.save_sandbox(id)
+        };
+        match work() {
+            Ok(()) => Ok(endpoint.info),
+            Err(error) => {
+                let _ = self.detach_endpoint(id, &endpoint.info.endpoint_id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Chooses and notes everything about an endpoint, so that nobody else gets its address or ports.
+    fn reserve(&self, id: &str, network: &str, options: &EndpointOptions) -> Result<(Endpoint, Option<Bridge>)> {
+        let link = self.veth_name();
+        let endpoint_id = self.fresh_id();
+        self.at_home(|| {
+            let mut state = lock(&self.state);
+            let network = state.network(network)?.clone();
+            if network.bridge.is_none() {
+                return Ok((note_plain(&mut state, id, &network, endpoint_id)?, None));
+            }
+            let endpoint = note_endpoint(&mut state, id, &network, options, link, endpoint_id)?;
+            Ok((endpoint, network.bridge))
+        })?
+    }
+
+    /// Makes the link of a noted endpoint.
+    fn plug(&self, id: &str, endpoint: &Endpoint, bridge: &Bridge) -> Result<()> {
+        let live = self.live(id)?;
+        let namespace = live.namespace().map_err(NetworkError::io(format!("open {}", live.path.display())))?;
+        {
+            let mut route = lock(&self.route);
+            let master = link::find(&mut route, &bridge.link)?.ok_or_else(|| vanished(&bridge.link))?.index;
+            let mac = parse_mac(&endpoint.info.mac)?;
+            let veth = veth(endpoint, master, mac, &namespace, bridge.mtu, self.group);
+            route.request(link::create_veth(&veth))?;
+            if !bridge.icc {
+                route.request(link::set_isolated(&endpoint.link, true))?;
+            }
+        }
+        self.configure(id, &live, endpoint)
+    }
+
+    /// Sets up the link inside: address, and the default route if it goes through here.
+    fn configure(&self, id: &str, live: &LiveSandbox, endpoint: &Endpoint) -> Result<()> {
+        let gateway = {
+            let state = lock(&self.state);
+            let chosen = state.record(id).ok().and_then(|record| state.gateway(record));
+            chosen.filter(|chosen| chosen.info.endpoint_id == endpoint.info.endpoint_id).and_then(|e| e.info.gateway)
+        };
+        let mut kernel = lock(&live.kernel);
+        let name = &endpoint.info.interface;
+        let index = link::find(&mut kernel.route, name)?.ok_or_else(|| vanished(name))?.index;
+        let mut requests = vec![link::set_up(index)];
+        let prefix_len = endpoint.info.prefix_len;
+        requests.extend(endpoint.info.ip.map(|addr| address::add(Address { link: index, addr, prefix_len })));
+        requests.extend(gateway.map(|gateway| address::put_route(address::default_route(gateway, index))));
+        kernel.route.batch(&requests).into_iter().collect::<Result<(), _>>()?;
+        Ok(())
+    }
+
+    /// A sandbox's namespace.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn live(&self, id: &str) -> Result<Arc<LiveSandbox>> {
+        let state = lock(&self.state);
+        state.live.get(id).cloned().ok_or_else(|| super::state::no_sandbox(id).into())
+    }
+
+    /// Puts a sandbox on cluster networks and on the gateway network.
+    ///
+    /// # Errors
+    /// Unknown sandbox, unknown network, address or port in use, or the kernel refuses. Nothing is attached then.
+    pub fn attach_cluster(
+        &self,
+        id: &str,
+        attachments: &[OverlayAttachment],
+        ports: &[PortPublish],
+    ) -> Result<Vec<EndpointInfo>> {
+        let mut infos = Vec::new();
+        match self.attach_each(id, attachments, ports, &mut infos) {
+            Ok(()) => Ok(infos),
+            Err(error) => {
+                for info in &infos {
+                    let _ = self.detach_endpoint(id, &info.endpoint_id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn attach_each(
+        &self,
+        id: &str,
+        attachments: &[OverlayAttachment],
+        ports: &[PortPublish],
+        infos: &mut Vec<EndpointInfo>,
+    ) -> Result<()> {
+        for attachment in attachments {
+            infos.push(self.attach_overlay(id, attachment)?);
+        }
+        let leads_out = {
+            let state = lock(&self.state);
+            attachments.iter().any(|a| state.cluster_network(a.network).is_some_and(|network| !network.record.internal))
+        };
+        if leads_out || !ports.is_empty() {
+            self.ensure_gateway_network()?;
+            let options = EndpointOptions { ports: ports.to_vec(), ..EndpointOptions::default() };
+            infos.push(self.attach(id, GATEWAY_NETWORK, &options)?);
+        }
+        Ok(())
+    }
+
+    fn attach_overlay(&self, id: &str, attachment: &OverlayAttachment) -> Result<EndpointInfo> {
+        let link = self.veth_name();
+        let endpoint_id = self.fresh_id();
+        let endpoint = note_cluster_endpoint(&mut lock(&self.state), id, attachment, link, endpoint_id)?;
+        let work = || {
+            self.plug_overlay(id, attachment, &endpoint)?;
+            self.sync_sandbox(id)?;
+            self.save_sandbox(id)
+        };
+        match work() {
+            Ok(()) => Ok(endpoint.info),
+            Err(error) => {
+                let _ = self.detach_endpoint(id, &endpoint.info.endpoint_id);
+                Err(error)
+            }
+        }
+    }
+
+    fn plug_overlay(&self, id: &str, attachment: &OverlayAttachment, endpoint: &Endpoint) -> Result<()> {
+        let live = self.live(id)?;
+        let namespace = live.namespace().map_err(NetworkError::io(format!("open {}", live.path.display())))?;
+        {
+            let mut overlays = lock(&self.overlays);
+            let overlay = overlays.get_mut(&attachment.network).ok_or_else(|| not_ready(attachment))?;
+            let mtu = link::find(&mut overlay.route, "br0")?.ok_or_else(|| vanished("br0"))?.mtu;
+            let mac = mac_of(attachment.addr);
+            let veth = veth(endpoint, overlay.bridge, mac, &namespace, mtu, self.group);
+            overlay.route.request(link::create_veth(&veth))?;
+        }
+        self.configure(id, &live, endpoint)
+    }
+
+    /// Takes a sandbox off a network, by the network's name or id.
+    ///
+    /// # Errors
+    /// As dockerd's, when it is not on it.
+    pub fn detach(&self, id: &str, network: &str) -> Result<EndpointInfo> {
+        let info = {
+            let state = lock(&self.state);
+            let wanted = state.network(network).map_or_else(|_| network.to_owned(), |found| found.id.clone());
+            let record = state.record(id)?;
+            let on = |endpoint: &&Endpoint| endpoint.info.network_id == wanted || endpoint.info.network_name == wanted;
+            let found = record.endpoints.iter().find(on).map(|endpoint| endpoint.info.clone());
+            found.ok_or_else(|| {
+                let message = format!("container {id} is not connected to network {network}");
+                Failure::new(ErrorKind::PermissionDenied, message)
+            })?
+        };
+        self.detach_endpoint(id, &info.endpoint_id)?;
+        Ok(info)
+    }
+
+    /// Takes an endpoint down. What fails is collected; the rest is done.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn detach_endpoint(&self, id: &str, endpoint_id: &str) -> Result<()> {
+        let mut errors = Collected::default();
+        let find = |state: &State| {
+            let record = state.records.get(id)?;
+            record.endpoints.iter().find(|endpoint| endpoint.info.endpoint_id == endpoint_id).cloned()
+        };
+        let Some(endpoint) = find(&lock(&self.state)) else { return Ok(()) };
+        if !endpoint.link.is_empty() {
+            errors.note(self.unplug(&endpoint));
+        }
+        {
+            let mut state = lock(&self.state);
+            if let Some(record) = state.records.get_mut(id) {
+                record.endpoints.retain(|other| other.info.endpoint_id != endpoint_id);
+            }
+            state.ports.give_back(&endpoint.info.ports);
+            state.rebuild_zone(&endpoint.info.network_id);
+        }
+        errors.note(self.restore_default_route(id));
+        errors.note(self.sync_sandbox(id));
+        if !endpoint.info.ports.is_empty() {
+            errors.note(self.sync_host_rules());
+            self.forget_connections(&endpoint.info.ports);
+        }
+        errors.note(self.save_sandbox(id));
+        errors.finish()
+    }
+
+    fn unplug(&self, endpoint: &Endpoint) -> Result<()> {
+        let request = link::delete_by_name(&endpoint.link);
+        let result = match &endpoint.target {
+            Target::Local(_) => lock(&self.route).request(request),
+            Target::Cluster { network, .. } => match lock(&self.overlays).get_mut(network) {
+                Some(overlay) => overlay.route.request(request),
+                None => Ok(()),
+            },
+        };
+        match result {
+            Err(error) if !error.missing() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// After an endpoint is gone, the default route goes through the next one.
+    fn restore_default_route(&self, id: &str) -> Result<()> {
+        let chosen = {
+            let state = lock(&self.state);
+            let Some(record) = state.records.get(id).filter(|record| record.own_namespace) else { return Ok(()) };
+            state.gateway(record).map(|endpoint| (endpoint.info.gateway, endpoint.info.interface.clone()))
+        };
+        let (Some((Some(gateway), name)), Ok(live)) = (chosen, self.live(id)) else { return Ok(()) };
+        let mut kernel = lock(&live.kernel);
+        let index = link::find(&mut kernel.route, &name)?.ok_or_else(|| vanished(&name))?.index;
+        Ok(kernel.route.request(address::put_route(address::default_route(gateway, index)))?)
+    }
+
+    /// Takes a sandbox off all networks and removes its namespace.
+    ///
+    /// # Errors
+    /// What failed; the rest was done.
+    pub fn destroy_sandbox(&self, id: &str) -> Result<()> {
+        let (record, live) = {
+            let mut state = lock(&self.state);
+            (state.records.get(id).cloned(), state.live.remove(id))
+        };
+        let Some(record) = record else { return Ok(()) };
+        let mut errors = Collected::default();
+        if let Some(live) = &live {
+            *lock(&live.server) = None;
+        }
+        // Links to a bridge go with the namespace, in the kernel's own time and many at once; to ask for it takes it 30 ms
+        // each, in which it lets nobody else change a link. What somebody still holds, the next comparison removes.
+        let goes_along = |endpoint: &Endpoint| record.own_namespace && matches!(endpoint.target, Target::Local(_));
+        let by_name = |endpoint: &&Endpoint| !endpoint.link.is_empty() && !goes_along(endpoint);
+        for endpoint in record.endpoints.iter().filter(by_name) {
+            errors.note(self.unplug(endpoint));
+        }
+        let ports: Vec<_> = record.endpoints.iter().flat_map(|endpoint| endpoint.info.ports.clone()).collect();
+        {
+            let mut state = lock(&self.state);
+            state.records.remove(id);
+            state.ports.give_back(&ports);
+            for endpoint in &record.endpoints {
+                state.rebuild_zone(&endpoint.info.network_id);
+            }
+        }
+        if !ports.is_empty() {
+            errors.note(self.sync_host_rules());
+            self.forget_connections(&ports);
+        }
+        if record.own_namespace {
+            let path = self.netns_folder().join(id);
+            errors.note(netns::unbind(&path).map_err(NetworkError::io(format!("unbind {}", path.display()))));
+        }
+        errors.note(self.disk.remove_sandbox(id));
+        errors.finish()
+    }
+
+    /// Gives the container a new name.
+    pub fn rename(&self, id: &str, name: &str) {
+        let mut state = lock(&self.state);
+        let Some(record) = state.records.get_mut(id) else { return };
+        let old = std::mem::replace(&mut record.options.name, name.to_owned());
+        let mut networks = Vec::new();
+        for endpoint in record.endpoints.iter_mut().filter(|endpoint| matches!(endpoint.target, Target::Local(_))) {
+            endpoint.info.dns_names.iter_mut().filter(|known| **known == old).for_each(|known| name.clone_into(known));
+            networks.push(endpoint.info.network_id.clone());
+        }
+        networks.iter().for_each(|network| state.rebuild_zone(network));
+        drop(state);
+        if let Err(error) = self.save_sandbox(id) {
+            tracing::warn!(error = %Failure::from(error), "the new name is not kept over a restart");
+        }
+    }
+}
+
+fn veth<'a>(endpoint: &'a Endpoint, master: u32, mac: Mac, peer: &'a Namespace, mtu: u32, group: u32) -> Veth<'a> {
+    Veth {
+        name: &endpoint.link,
+        master,
+        peer_name: &endpoint.info.interface,
+        peer_mac: Some(mac),
+        peer_netns: peer.as_fd(),
+        mtu,
+        group,
+    }
+}
+
+fn already(id: &str, network: &str) -> Failure {
+    let message = format!("endpoint with name {id} already exists in network {network}");
+    Failure::new(ErrorKind::PermissionDenied, message)
+}
+
+/// Notes that a container is on `host` or `none`.
+fn note_plain(state: &mut State, id: &str, network: &LocalNetwork, endpoint_id: String) -> Result<Endpoint> {
+    check_id(id)?;
+    let info = EndpointInfo {
+        network_id: network.id.clone(),
+        network_name: network.name.clone(),
+        endpoint_id,
+        interface: String::new(),
+        ip: None,
+        prefix_len: 0,
+        gateway: None,
+        mac: String::new(),
+        aliases: Vec::new(),
+        dns_names: Vec::new(),
+        ports: Vec::new(),
+    };
+    let endpoint =
+        Endpoint { target: Target::Local(network.id.clone()), info, link: String::new(), gateway_priority: 0 };
+    let fresh = || SandboxRecord {
+        id: id.to_owned(),
+        own_namespace: false,
+        options: SandboxOptions::default(),
+        endpoints: Vec::new(),
+        name_ports: None,
+    };
+    let record = state.records.entry(id.to_owned()).or_insert_with(fresh);
+    if record.endpoints.iter().any(|other| other.info.network_id == network.id) {
+        return Err(already(id, &network.name).into());
+    }
+    record.endpoints.push(endpoint.clone());
+    Ok(endpoint)
+}
+
+fn interface_name(record: &SandboxRecord, wanted: Option<&String>) -> Result<String> {
+    let taken: BTreeSet<&str> = record.endpoints.iter().map(|endpoint| endpoint.info.interface.as_str()).collect();
+    match wanted {
+        Some(name) if name.is_empty() || name.len() > 15 || name == "lo" || name.contains(['/', ' ']) => {
+            Err(Failure::invalid(format!("invalid interface name {name:?}")).into())
+        }
+        Some(name) if taken.contains(name.as_str()) => {
+            Err(Failure::conflict(format!("interface name {name} is in use in the container")).into())
+        }
+        Some(name) => Ok(name.clone()),
+        None => Ok((0..).map(|n| format!("eth{n}")).find(|name| !taken.contains(name.as_str())).unwrap_or_default()),
+    }
+}
+
+fn dns_names(record: &SandboxRecord, options: &EndpointOptions) -> Vec<String> {
+    let short = record.id.get(..12).unwrap_or(&record.id);
+    let mut names: Vec<String> = Vec::new();
+    let all = std::iter::once(record.options.name.as_str())
+        .chain(options.aliases.iter().map(String::as_str))
+        .chain([short, options.hostname.as_str()]);
+    for name in all {
+        if !name.is_empty() && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+fn choose_address(
+    state: &State,
+    network: &LocalNetwork,
+    bridge: &Bridge,
+    wanted: Option<Ipv4Addr>,
+) -> Result<Ipv4Addr> {
+    let mut used: BTreeSet<Ipv4Addr> = state.on_network(&network.id).filter_map(|(_, e)| e.info.ip).collect();
+    used.insert(bridge.gateway);
+    used.extend(bridge.reserved.values());
+    let Some(wanted) = wanted else { return Ok(pick_address(&bridge.subnet, &bridge.range, &used)?) };
+    if network.is_predefined() {
+        let message = "user specified IP address is supported on user defined networks only";
+        return Err(Failure::invalid(message).into());
+    }
+    if !bridge.subnet_given {
+        let message =
+            "user specified IP address is supported only when connecting to networks with user configured subnets";
+        return Err(Failure::invalid(message).into());
+    }
+    if !is_host(&bridge.subnet, wanted) {
+        let message = format!("no configured subnet or ip-range contain the IP address {wanted}");
+        return Err(Failure::invalid(message).into());
+    }
+    if used.contains(&wanted) {
+        let message = format!("Address {wanted} already in use on network {}", network.name);
+        return Err(Failure::new(ErrorKind::PermissionDenied, message).into());
+    }
+    Ok(wanted)
+}
+
+fn note_endpoint(
+    state: &mut State,
+    id: &str,
+    network: &LocalNetwork,
+    options: &EndpointOptions,
+    link: String,
+    endpoint_id: String,
+) -> Result<Endpoint> {
+    let bridge = network.bridge.as_ref().ok_or_else(|| Failure::invalid("not a bridge network"))?;
+    let record = state.record(id)?;
+    if !record.own_namespace {
+        let message = "container cannot be disconnected from host network or connected to host network";
+        return Err(Failure::new(ErrorKind::PermissionDenied, message).into());
+    }
+    if record.endpoints.iter().any(|other| other.info.network_id == network.id) {
+        return Err(already(id, &network.name).into());
+    }
+    let interface = interface_name(record, options.interface.as_ref())?;
+    let addr = choose_address(state, network, bridge, options.ip)?;
+    let mac = options.mac.as_deref().filter(|mac| !mac.is_empty()).map_or(Ok(mac_of(addr)), parse_mac)?;
+    let dns_names = if network.has_names() { dns_names(record, options) } else { Vec::new() };
+    let wishes: Vec<_> = options
+        .ports
+        .iter()
+        .filter(|_| !network.internal)
+        .map(|wish| PortPublish {
+            host_ip: wish.host_ip.or(Some(bridge.binding)).filter(|addr| !addr.is_unspecified()),
+            ..wish.clone()
+        })
+        .collect();
+    let ports = state.ports.take(&wishes)?;
+    let endpoint = Endpoint {
+        target: Target::Local(network.id.clone()),
+        info: EndpointInfo {
+            network_id: network.id.clone(),
+            network_name: network.name.clone(),
+            endpoint_id,
+            interface,
+            ip: Some(addr),
+            prefix_len: bridge.subnet.prefix_len(),
+            gateway: (!network.internal).then_some(bridge.gateway),
+            mac: format_mac(mac),
+            aliases: options.aliases.clone(),
+            dns_names,
+            ports,
+        },
+        link,
+        gateway_priority: options.gateway_priority,
+    };
+    push(state, id, endpoint.clone());
+    Ok(endpoint)
+}
+
+fn push(state: &mut State, id: &str, endpoint: Endpoint) {
+    if let Some(record) = state.records.get_mut(id) {
+        record.endpoints.push(endpoint);
+    }
+}
+
+fn not_ready(attachment: &OverlayAttachment) -> Failure {
+    Failure::unavailable(format!("cluster network {} is not ready on this node yet", attachment.network))
+}
+
+fn note_cluster_endpoint(
+    state: &mut State,
+    id: &str,
+    attachment: &OverlayAttachment,
+    link: String,
+    endpoint_id: String,
+) -> Result<Endpoint> {
+    let network_id = attachment.network.to_string();
+    let network = state.cluster_network(attachment.network).ok_or_else(|| not_ready(attachment))?;
+    let (name, ingress) = (network.record.name.clone(), network.record.ingress);
+    let subnet = network.record.subnet.ok_or_else(|| Failure::invalid(format!("network {name} has no subnet")))?;
+    if !is_host(&subnet, attachment.addr) {
+        let message = format!("address {} is not in subnet {subnet} of network {name}", attachment.addr);
+        return Err(Failure::invalid(message).into());
+    }
+    if state.on_network(&network_id).any(|(_, other)| other.info.ip == Some(attachment.addr)) {
+        let message = format!("Address {} already in use on network {name}", attachment.addr);
+        return Err(Failure::new(ErrorKind::PermissionDenied, message).into());
+    }
+    let record = state.record(id)?;
+    if !record.own_namespace {
+        return Err(Failure::invalid("a container on the host's network cannot join a cluster network").into());
+    }
+    if record.endpoints.iter().any(|other| other.info.network_id == network_id) {
+        return Err(already(id, &name).into());
+    }
+    let options = EndpointOptions { aliases: attachment.aliases.clone(), ..EndpointOptions::default() };
+    let endpoint = Endpoint {
+        target: Target::Cluster { network: attachment.network, task: attachment.task, service: attachment.service },
+        info: EndpointInfo {
+            network_id,
+            network_name: name,
+            endpoint_id,
+            interface: interface_name(record, None)?,
+            ip: Some(attachment.addr),
+            prefix_len: subnet.prefix_len(),
+            gateway: None,
+            mac: format_mac(mac_of(attachment.addr)),
+            aliases: attachment.aliases.clone(),
+            dns_names: if ingress { Vec::new() } else { dns_names(record, &options) },
+            ports: Vec::new(),
+        },
+        link,
+        gateway_priority: 0,
+    };
+    push(state, id, endpoint.clone());
+    Ok(endpoint)
+}
