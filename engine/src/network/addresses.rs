@@ -10,7 +10,7 @@ use shoal_proto::error::{ErrorKind, Failure};
 use super::types::AddressPool;
 
 /// Docker's own pools: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/16 in pieces of /20.
-pub fn default_pools() -> Vec<AddressPool> {
+pub(super) fn default_pools() -> Vec<AddressPool> {
     let net = |a, b, length| Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), length);
     let mut pools = vec![AddressPool { base: net(172, 17, 16), size: 16 }];
     pools.push(AddressPool { base: net(172, 18, 15), size: 16 });
@@ -21,7 +21,7 @@ pub fn default_pools() -> Vec<AddressPool> {
 }
 
 /// Do two subnets have an address in common?
-pub fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
+pub(super) fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
 
@@ -29,7 +29,7 @@ pub fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
 ///
 /// # Errors
 /// As dockerd's, when all are taken.
-pub fn pick_subnet(pools: &[AddressPool], used: &[Ipv4Net]) -> Result<Ipv4Net, Failure> {
+pub(super) fn pick_subnet(pools: &[AddressPool], used: &[Ipv4Net]) -> Result<Ipv4Net, Failure> {
     let free = |candidate: &Ipv4Net| !used.iter().any(|other| overlap(candidate, other));
     for pool in pools {
         let size = pool.size.clamp(pool.base.prefix_len(), 30);
@@ -44,7 +44,7 @@ pub fn pick_subnet(pools: &[AddressPool], used: &[Ipv4Net]) -> Result<Ipv4Net, F
 }
 
 /// The subnet's first host address, which the gateway gets by default.
-pub fn first_host(subnet: &Ipv4Net) -> Ipv4Addr {
+pub(super) fn first_host(subnet: &Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
 }
 
@@ -52,7 +52,7 @@ pub fn first_host(subnet: &Ipv4Net) -> Ipv4Addr {
 ///
 /// # Errors
 /// When none is left.
-pub fn pick_address(subnet: &Ipv4Net, range: &Ipv4Net, used: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Failure> {
+pub(super) fn pick_address(subnet: &Ipv4Net, range: &Ipv4Net, used: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Failure> {
     let (low, high) = hosts(subnet);
     let from = u32::from(range.network()).max(low);
     let to = u32::from(range.broadcast()).min(high);
@@ -79,20 +79,20 @@ fn hosts(subnet: &Ipv4Net) -> (u32, u32) {
 }
 
 /// Is this an address that a host of the subnet may have?
-pub fn is_host(subnet: &Ipv4Net, addr: Ipv4Addr) -> bool {
+pub(super) fn is_host(subnet: &Ipv4Net, addr: Ipv4Addr) -> bool {
     let (low, high) = hosts(subnet);
     (low..=high).contains(&u32::from(addr))
 }
 
 /// The hardware address that goes with an address: 02:42 and its bytes, as Docker makes it. An address that is handed
 /// out again keeps its hardware address, so that no neighbour table is ever wrong.
-pub const fn mac_of(addr: Ipv4Addr) -> Mac {
+pub(super) const fn mac_of(addr: Ipv4Addr) -> Mac {
     let [a, b, c, d] = addr.octets();
     [0x02, 0x42, a, b, c, d]
 }
 
 /// `02:42:ac:11:00:02`.
-pub fn format_mac(mac: Mac) -> String {
+pub(super) fn format_mac(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
@@ -100,7 +100,7 @@ pub fn format_mac(mac: Mac) -> String {
 ///
 /// # Errors
 /// When it is no unicast hardware address.
-pub fn parse_mac(text: &str) -> Result<Mac, Failure> {
+pub(super) fn parse_mac(text: &str) -> Result<Mac, Failure> {
     let invalid = || Failure::invalid(format!("invalid MAC address: {text}"));
     let bytes: Vec<u8> = text
         .split([':', '-'])

@@ -23,7 +23,7 @@ impl Core {
     ///
     /// # Errors
     /// When the default bridge cannot be made. Others that cannot are reported and tried again later.
-    pub fn ensure_local_networks(&self) -> Result<()> {
+    pub(super) fn ensure_local_networks(&self) -> Result<()> {
         let networks = self.disk.load_networks()?;
         lock(&self.state).networks = networks.into_iter().map(|network| (network.id.clone(), network)).collect();
         for (name, driver) in [("host", Driver::Host), ("none", Driver::Null)] {
@@ -125,7 +125,7 @@ impl Core {
     ///
     /// # Errors
     /// Name taken, subnet in use, bad option, or the kernel refuses the bridge.
-    pub fn create_network(&self, request: NetworkCreate) -> Result<NetworkCreateResponse> {
+    pub(super) fn create_network(&self, request: NetworkCreate) -> Result<NetworkCreateResponse> {
         let wish = read_request(&request)?;
         if !matches!(request.driver.as_str(), "" | "bridge" | "default") {
             return Err(unknown_driver(&request.driver).into());
@@ -199,7 +199,7 @@ impl Core {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn ensure_gateway_network(&self) -> Result<String> {
+    pub(super) fn ensure_gateway_network(&self) -> Result<String> {
         if let Ok(network) = lock(&self.state).network(GATEWAY_NETWORK) {
             return Ok(network.id.clone());
         }
@@ -218,7 +218,7 @@ impl Core {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn ensure_bridge(&self, bridge: &Bridge) -> Result<bool> {
+    pub(super) fn ensure_bridge(&self, bridge: &Bridge) -> Result<bool> {
         let mut changed = self.ensure_forwarding()?;
         let mut route = lock(&self.route);
         let found = match link::find(&mut route, &bridge.link)? {
@@ -262,7 +262,7 @@ impl Core {
     ///
     /// # Errors
     /// Never for a single bridge.
-    pub fn ensure_bridges(&self) -> Result<Vec<String>> {
+    pub(super) fn ensure_bridges(&self) -> Result<Vec<String>> {
         let bridges: Vec<_> =
             lock(&self.state).bridges().map(|(network, bridge)| (network.name.clone(), bridge.clone())).collect();
         let mut problems = Vec::new();
@@ -278,7 +278,7 @@ impl Core {
     ///
     /// # Errors
     /// Unknown, predefined, or in use.
-    pub fn remove_network(&self, wanted: &str) -> Result<(String, String)> {
+    pub(super) fn remove_network(&self, wanted: &str) -> Result<(String, String)> {
         let (name, id, bridge) = {
             let state = lock(&self.state);
             let network = state.network(wanted)?;
@@ -321,11 +321,6 @@ impl Core {
             },
             _ => Ok(()),
         }
-    }
-
-    /// Does a subnet of a cluster network overlap with a local one? Then traffic goes astray.
-    pub fn overlapping(state: &State, subnet: &Ipv4Net) -> Option<String> {
-        state.bridges().find(|(_, bridge)| overlap(&bridge.subnet, subnet)).map(|(network, _)| network.name.clone())
     }
 }
 

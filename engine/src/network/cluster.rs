@@ -37,7 +37,7 @@ impl Core {
     ///
     /// # Errors
     /// What could not be brought in line; the rest was.
-    pub fn apply_cluster(&self, new: ClusterNetworkState) -> Result<()> {
+    pub(super) fn apply_cluster(&self, new: ClusterNetworkState) -> Result<()> {
         let _applying = lock(&self.applying);
         let changed = self.take_cluster(Arc::new(new));
         let mut errors = Collected::default();
@@ -88,7 +88,7 @@ impl Core {
     }
 
     /// Takes over the cluster networks that the daemon before left in the kernel.
-    pub fn adopt_overlays(&self) {
+    pub(super) fn adopt_overlays(&self) {
         let Ok(entries) = std::fs::read_dir(self.netns_folder()) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -132,7 +132,7 @@ impl Core {
     ///
     /// # Errors
     /// What could not be done; the rest was.
-    pub fn sync_overlays(&self) -> Result<usize> {
+    pub(super) fn sync_overlays(&self) -> Result<usize> {
         let (desired, in_use) = self.desired_overlays()?;
         let mut errors = Collected::default();
         let mut overlays = lock(&self.overlays);
@@ -207,7 +207,7 @@ impl Core {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn sync_ingress(&self) -> Result<bool> {
+    pub(super) fn sync_ingress(&self) -> Result<bool> {
         let name = self.ingress_link();
         let found = link::find(&mut lock(&self.route), &name)?;
         let Some((network, addr, prefix_len)) = self.ingress() else {

@@ -31,7 +31,7 @@ const SETTING_FORWARD: &str = "ipv4/ip_forward";
 ///
 /// Locks are taken in this order: `applying`, `overlays`, `rules`, a sandbox's `kernel`, `route`, `state`.
 #[derive(Debug)]
-pub struct Core {
+pub(super) struct Core {
     /// How it was set up.
     pub options: NetworkOptions,
     /// Name of the table, and mark of our rules in tables of others.
@@ -72,7 +72,7 @@ impl Core {
     ///
     /// # Errors
     /// When the host's namespace or the folders cannot be used.
-    pub fn new(options: NetworkOptions) -> Result<Self> {
+    pub(super) fn new(options: NetworkOptions) -> Result<Self> {
         let home = match &options.host_netns {
             Some(path) => Namespace::open(path).map_err(NetworkError::io(format!("open {}", path.display())))?,
             None => Namespace::current().map_err(NetworkError::io("open the network namespace"))?,
@@ -113,7 +113,7 @@ impl Core {
     ///
     /// # Errors
     /// When it cannot be entered.
-    pub fn at_home<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    pub(super) fn at_home<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         if !self.home_is_elsewhere {
             return Ok(work());
         }
@@ -121,7 +121,7 @@ impl Core {
     }
 
     /// The folder that namespaces are bound in.
-    pub fn netns_folder(&self) -> PathBuf {
+    pub(super) fn netns_folder(&self) -> PathBuf {
         self.options.exec_root.join("netns")
     }
 
@@ -129,7 +129,7 @@ impl Core {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn prepare_netns_folder(&self) -> Result<()> {
+    pub(super) fn prepare_netns_folder(&self) -> Result<()> {
         if self.folder_ready.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -140,34 +140,25 @@ impl Core {
     }
 
     /// Name of a link of ours: `shoal_gwbridge`, or with the ending for other daemons `gw_1a2b3c4d`.
-    pub fn link_name(&self, plain: &str, short: &str) -> String {
+    pub(super) fn link_name(&self, plain: &str, short: &str) -> String {
         if self.tag.is_empty() { plain.to_owned() } else { format!("{short}_{}", self.tag) }
     }
 
     /// A fresh name for the end of a veth pair.
-    pub fn veth_name(&self) -> String {
+    pub(super) fn veth_name(&self) -> String {
         format!("veth{:07x}", self.options.entropy.next_u64() & 0x0fff_ffff)
     }
 
     /// A fresh 64-digit id.
-    pub fn fresh_id(&self) -> String {
+    pub(super) fn fresh_id(&self) -> String {
         (0..4).map(|_| format!("{:016x}", self.options.entropy.next_u64())).collect()
-    }
-
-    /// A link of the host's namespace.
-    ///
-    /// # Errors
-    /// When there is none of the name.
-    pub fn home_link(&self, name: &str) -> Result<Link> {
-        let found = link::find(&mut lock(&self.route), name)?;
-        found.ok_or_else(|| NetworkError::io(format!("find link {name}"))(std::io::ErrorKind::NotFound.into()))
     }
 
     /// Lets the host forward packets.
     ///
     /// # Errors
     /// When the setting cannot be written.
-    pub fn ensure_forwarding(&self) -> Result<bool> {
+    pub(super) fn ensure_forwarding(&self) -> Result<bool> {
         let work = || {
             if netns::read_setting(SETTING_FORWARD)? == "1" {
                 return Ok(false);
@@ -181,7 +172,7 @@ impl Core {
     ///
     /// # Errors
     /// When loopback routing cannot be switched on.
-    pub fn link_settings(&self, name: &str) -> Result<()> {
+    pub(super) fn link_settings(&self, name: &str) -> Result<()> {
         let work = || {
             // Absent on kernels without IPv6.
             let _ = netns::write_setting(&format!("ipv6/conf/{name}/disable_ipv6"), "1");
@@ -229,7 +220,7 @@ impl Core {
     }
 
     /// Name of the host's link into the routing mesh.
-    pub fn ingress_link(&self) -> String {
+    pub(super) fn ingress_link(&self) -> String {
         self.link_name("shoal_ingress", "ing")
     }
 
@@ -237,7 +228,7 @@ impl Core {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn sync_host_rules(&self) -> Result<()> {
+    pub(super) fn sync_host_rules(&self) -> Result<()> {
         let mut table = lock(&self.rules);
         let wanted = self.host_rules(&lock(&self.state)).ruleset();
         table.apply(&wanted)?;
@@ -245,7 +236,7 @@ impl Core {
     }
 
     /// Forgets connections that would go on leading to where these UDP ports led before.
-    pub fn forget_connections(&self, ports: &[PublishedPort]) {
+    pub(super) fn forget_connections(&self, ports: &[PublishedPort]) {
         let udp: Vec<_> = ports.iter().filter(|port| port.protocol == Protocol::Udp).map(|p| p.host_port).collect();
         if udp.is_empty() {
             return;
@@ -263,7 +254,7 @@ impl Core {
     ///
     /// # Errors
     /// When sockets cannot be opened in it, or the kernel refuses the rules.
-    pub fn sync_sandbox(&self, id: &str) -> Result<()> {
+    pub(super) fn sync_sandbox(&self, id: &str) -> Result<()> {
         let (live, view, mut rules, wanted_ports, dns) = {
             let mut state = lock(&self.state);
             let Some(live) = state.live.get(id).cloned() else { return Ok(()) };
@@ -343,7 +334,7 @@ impl Core {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save_sandbox(&self, id: &str) -> Result<()> {
+    pub(super) fn save_sandbox(&self, id: &str) -> Result<()> {
         let record = lock(&self.state).records.get(id).cloned();
         record.map_or(Ok(()), |record| self.disk.save_sandbox(&record))
     }

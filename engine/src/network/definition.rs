@@ -12,7 +12,7 @@ use super::addresses::{first_host, is_host, overlap};
 use crate::model::network::NetworkCreate;
 
 /// Name of the network that overlay tasks leave the cluster by.
-pub const GATEWAY_NETWORK: &str = "docker_gwbridge";
+pub(super) const GATEWAY_NETWORK: &str = "docker_gwbridge";
 const OPTION_BRIDGE: &str = "com.docker.network.bridge.name";
 const OPTION_ICC: &str = "com.docker.network.bridge.enable_icc";
 const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
@@ -22,7 +22,7 @@ const OPTION_MTU: &str = "com.docker.network.driver.mtu";
 /// How a local network is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Driver {
+pub(super) enum Driver {
     /// A bridge of its own.
     Bridge,
     /// The host's own network.
@@ -33,7 +33,7 @@ pub enum Driver {
 
 impl Driver {
     /// The name that Docker shows.
-    pub const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
             Self::Host => "host",
@@ -44,7 +44,7 @@ impl Driver {
 
 /// A local network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalNetwork {
+pub(super) struct LocalNetwork {
     /// 64 hex digits.
     pub id: String,
     /// Unique name.
@@ -67,7 +67,7 @@ pub struct LocalNetwork {
 
 /// What a network of driver `bridge` consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bridge {
+pub(super) struct Bridge {
     /// Name of the link.
     pub link: String,
     /// Addresses.
@@ -98,19 +98,19 @@ pub struct Bridge {
 
 impl LocalNetwork {
     /// Made by the daemon itself, not to be removed.
-    pub fn is_predefined(&self) -> bool {
+    pub(super) fn is_predefined(&self) -> bool {
         matches!(self.name.as_str(), "bridge" | "host" | "none")
     }
 
     /// Has it an embedded name server? The default bridge has none, as in Docker.
-    pub fn has_names(&self) -> bool {
+    pub(super) fn has_names(&self) -> bool {
         self.driver == Driver::Bridge && !self.is_predefined() && self.name != GATEWAY_NETWORK
     }
 }
 
 /// What a request asks for, before a subnet and a link are chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wish {
+pub(super) struct Wish {
     /// Subnet; `None` takes one from the pools.
     pub subnet: Option<Ipv4Net>,
     /// Part of it to hand out.
@@ -149,7 +149,7 @@ fn parse_addr(what: &str, text: &str) -> Result<Option<Ipv4Addr>, Failure> {
 ///
 /// # Errors
 /// What is wrong with it, in dockerd's words where it has some.
-pub fn read_request(request: &NetworkCreate) -> Result<Wish, Failure> {
+pub(super) fn read_request(request: &NetworkCreate) -> Result<Wish, Failure> {
     check_name(&request.name)?;
     if request.ingress || request.scope == "swarm" {
         return Err(invalid("a local network can be neither ingress nor of scope swarm"));
@@ -261,7 +261,7 @@ fn read_option(name: &str, value: &str, wish: &mut Wish) -> Result<(), Failure> 
 ///
 /// # Errors
 /// As dockerd's, when it is not.
-pub fn check_overlap<'a>(
+pub(super) fn check_overlap<'a>(
     subnet: &Ipv4Net,
     networks: impl IntoIterator<Item = &'a LocalNetwork>,
 ) -> Result<(), Failure> {
@@ -275,7 +275,7 @@ pub fn check_overlap<'a>(
 
 impl Wish {
     /// The bridge, with what was chosen for it.
-    pub fn bridge(self, subnet: Ipv4Net, link: String, mtu: u32) -> Bridge {
+    pub(super) fn bridge(self, subnet: Ipv4Net, link: String, mtu: u32) -> Bridge {
         Bridge {
             link: self.link.unwrap_or(link),
             subnet,
@@ -295,7 +295,7 @@ impl Wish {
 }
 
 /// The options that Docker shows for the default bridge.
-pub fn default_bridge_options(bridge: &Bridge) -> BTreeMap<String, String> {
+pub(super) fn default_bridge_options(bridge: &Bridge) -> BTreeMap<String, String> {
     [
         ("com.docker.network.bridge.default_bridge", "true".to_owned()),
         (OPTION_ICC, bridge.icc.to_string()),
@@ -310,7 +310,7 @@ pub fn default_bridge_options(bridge: &Bridge) -> BTreeMap<String, String> {
 }
 
 /// The options that Docker shows for the gateway network.
-pub fn gateway_options(bridge: &Bridge) -> BTreeMap<String, String> {
+pub(super) fn gateway_options(bridge: &Bridge) -> BTreeMap<String, String> {
     [
         (OPTION_ICC, bridge.icc.to_string()),
         (OPTION_MASQUERADE, bridge.masquerade.to_string()),

@@ -14,7 +14,7 @@ use super::types::ClusterNetworkState;
 
 /// Where the files are.
 #[derive(Debug, Clone)]
-pub struct Disk {
+pub(super) struct Disk {
     /// `<data_root>/network`.
     lasting: PathBuf,
     /// `<exec_root>/network`.
@@ -26,7 +26,7 @@ impl Disk {
     ///
     /// # Errors
     /// When they cannot be made.
-    pub fn open(data_root: &Path, exec_root: &Path) -> Result<Self> {
+    pub(super) fn open(data_root: &Path, exec_root: &Path) -> Result<Self> {
         let disk = Self { lasting: data_root.join("network"), transient: exec_root.join("network") };
         for folder in [&disk.lasting, &disk.transient] {
             fs::create_dir_all(folder).map_err(NetworkError::io(format!("make folder {}", folder.display())))?;
@@ -50,7 +50,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the file is there but cannot be read: networks must not be forgotten.
-    pub fn load_networks(&self) -> Result<Vec<LocalNetwork>> {
+    pub(super) fn load_networks(&self) -> Result<Vec<LocalNetwork>> {
         let path = self.networks_file();
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -64,7 +64,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the disk does not take them; the old ones are still there.
-    pub fn save_networks<'a>(&self, networks: impl Iterator<Item = &'a LocalNetwork>) -> Result<()> {
+    pub(super) fn save_networks<'a>(&self, networks: impl Iterator<Item = &'a LocalNetwork>) -> Result<()> {
         let path = self.networks_file();
         let list: Vec<_> = networks.collect();
         let write = || {
@@ -75,7 +75,7 @@ impl Disk {
     }
 
     /// The sandboxes of the daemon before. What cannot be understood is dropped: its namespace is then garbage.
-    pub fn load_sandboxes(&self) -> Vec<SandboxRecord> {
+    pub(super) fn load_sandboxes(&self) -> Vec<SandboxRecord> {
         let Ok(entries) = fs::read_dir(&self.transient) else { return Vec::new() };
         let json = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
         let mut records = Vec::new();
@@ -94,7 +94,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save_sandbox(&self, record: &SandboxRecord) -> Result<()> {
+    pub(super) fn save_sandbox(&self, record: &SandboxRecord) -> Result<()> {
         let path = self.sandbox_file(&record.id);
         let write = || write_file(&path, &serde_json::to_vec(record)?, false);
         write().map_err(NetworkError::io(format!("write {}", path.display())))
@@ -104,7 +104,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the file cannot be removed.
-    pub fn remove_sandbox(&self, id: &str) -> Result<()> {
+    pub(super) fn remove_sandbox(&self, id: &str) -> Result<()> {
         let path = self.sandbox_file(id);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -115,7 +115,7 @@ impl Disk {
     }
 
     /// The cluster's networks as last known on this node.
-    pub fn load_cluster(&self) -> Option<ClusterNetworkState> {
+    pub(super) fn load_cluster(&self) -> Option<ClusterNetworkState> {
         codec::decode(&fs::read(self.cluster_file()).ok()?).ok()
     }
 
@@ -123,7 +123,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save_cluster(&self, state: &ClusterNetworkState) -> Result<()> {
+    pub(super) fn save_cluster(&self, state: &ClusterNetworkState) -> Result<()> {
         let path = self.cluster_file();
         write_file(&path, &codec::encode(state), false).map_err(NetworkError::io(format!("write {}", path.display())))
     }
@@ -132,7 +132,7 @@ impl Disk {
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn remove_transient(&self) -> Result<()> {
+    pub(super) fn remove_transient(&self) -> Result<()> {
         match fs::remove_dir_all(&self.transient) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(NetworkError::io(format!("remove {}", self.transient.display()))(error))

@@ -29,7 +29,7 @@ pub enum NetworkError {
 }
 
 /// Shorthand of this module tree.
-pub type Result<T, E = NetworkError> = std::result::Result<T, E>;
+pub(super) type Result<T, E = NetworkError> = std::result::Result<T, E>;
 
 impl NetworkError {
     /// Wraps an I/O error with what was tried.
@@ -54,11 +54,11 @@ impl From<NetworkError> for Failure {
 
 /// Errors of a teardown, which goes on after each.
 #[derive(Debug, Default)]
-pub struct Collected(Vec<String>);
+pub(super) struct Collected(Vec<String>);
 
 impl Collected {
     /// Notes a failed step.
-    pub fn note<T, E: Into<NetworkError>>(&mut self, result: std::result::Result<T, E>) {
+    pub(super) fn note<T, E: Into<NetworkError>>(&mut self, result: std::result::Result<T, E>) {
         if let Err(error) = result {
             self.0.push(Failure::from(error.into()).message);
         }
@@ -68,7 +68,7 @@ impl Collected {
     ///
     /// # Errors
     /// When any step failed.
-    pub fn finish(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(NetworkError::Several(self.0)) }
     }
 }

@@ -6,11 +6,11 @@ use super::rules::sandbox::NAME_SERVER;
 use super::types::SandboxOptions;
 
 /// Where the host's resolver configuration is kept by systemd when `/etc/resolv.conf` leads to its stub.
-pub const SYSTEMD_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
+pub(super) const SYSTEMD_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
 const DEFAULT_SERVERS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 
 /// Contents of `/etc/hosts`.
-pub fn hosts(
+pub(super) fn hosts(
     addrs: &[Ipv4Addr],
     hostname: &str,
     domain: &str,
@@ -65,7 +65,7 @@ fn is_loopback(server: &str) -> bool {
 }
 
 /// Contents of `/etc/resolv.conf`. `embedded`: is there a name server in the sandbox? `host` is the host's file.
-pub fn resolv_conf(host: &str, options: &SandboxOptions, embedded: bool) -> String {
+pub(super) fn resolv_conf(host: &str, options: &SandboxOptions, embedded: bool) -> String {
     let host = parse(host);
     let search = if options.dns_search.is_empty() { host.search } else { options.dns_search.clone() };
     let mut settings = if options.dns_options.is_empty() { host.options } else { options.dns_options.clone() };

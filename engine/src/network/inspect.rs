@@ -12,7 +12,7 @@ use crate::model::network::{Ipam, IpamPool, NetworkContainer, NetworkInspect};
 
 impl LocalNetwork {
     /// The network without its containers.
-    pub fn inspect(&self) -> NetworkInspect {
+    pub(super) fn inspect(&self) -> NetworkInspect {
         let pool = self.bridge.as_ref().map(|bridge| IpamPool {
             subnet: bridge.subnet.to_string(),
             ip_range: if bridge.range_given { bridge.range.to_string() } else { String::new() },
@@ -43,7 +43,7 @@ impl LocalNetwork {
 }
 
 /// The containers on a network, by container id.
-pub fn containers(state: &State, network_id: &str) -> BTreeMap<String, NetworkContainer> {
+pub(super) fn containers(state: &State, network_id: &str) -> BTreeMap<String, NetworkContainer> {
     let show = |id: &str, name: &str, endpoint: &super::state::Endpoint| {
         let info = &endpoint.info;
         let container = NetworkContainer {
@@ -63,7 +63,7 @@ pub fn containers(state: &State, network_id: &str) -> BTreeMap<String, NetworkCo
 ///
 /// # Errors
 /// Unknown filter or value.
-pub fn passes(network: &LocalNetwork, state: &State, filters: &Filters) -> Result<bool, Failure> {
+pub(super) fn passes(network: &LocalNetwork, state: &State, filters: &Filters) -> Result<bool, Failure> {
     filters.check(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
     let kind = filters.get("type").collect::<Vec<_>>();
     if let Some(other) = kind.iter().find(|kind| !matches!(**kind, "custom" | "builtin")) {
@@ -88,7 +88,12 @@ pub fn passes(network: &LocalNetwork, state: &State, filters: &Filters) -> Resul
 ///
 /// # Errors
 /// Unknown filter or value.
-pub fn prunable(network: &LocalNetwork, state: &State, filters: &Filters, now: Timestamp) -> Result<bool, Failure> {
+pub(super) fn prunable(
+    network: &LocalNetwork,
+    state: &State,
+    filters: &Filters,
+    now: Timestamp,
+) -> Result<bool, Failure> {
     filters.check(&["label", "label!", "until"])?;
     let mut old_enough = true;
     for until in filters.get("until") {
@@ -141,7 +146,7 @@ fn parse_until(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
 }
 
 /// The containers of a cluster network on this node, by container id.
-pub fn cluster_containers(state: &State, network_id: &str) -> BTreeMap<String, NetworkContainer> {
+pub(super) fn cluster_containers(state: &State, network_id: &str) -> BTreeMap<String, NetworkContainer> {
     let mut all = containers(state, network_id);
     all.retain(|id, _| {
         let on = |endpoint: &super::state::Endpoint| matches!(endpoint.target, Target::Cluster { .. });

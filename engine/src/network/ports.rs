@@ -16,7 +16,7 @@ const CHOSEN: (u16, u16) = (32768, 60999);
 
 /// A host port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortKey {
+pub(super) struct PortKey {
     /// Protocol.
     pub protocol: Protocol,
     /// Port.
@@ -27,7 +27,7 @@ pub struct PortKey {
 
 /// The host ports in use.
 #[derive(Debug, Default)]
-pub struct PortTable {
+pub(super) struct PortTable {
     held: BTreeMap<PortKey, Option<OwnedFd>>,
     next: u16,
 }
@@ -71,7 +71,7 @@ impl PortTable {
     ///
     /// # Errors
     /// As dockerd's, when one is taken.
-    pub fn take(&mut self, wishes: &[PortPublish]) -> Result<Vec<PublishedPort>, Failure> {
+    pub(super) fn take(&mut self, wishes: &[PortPublish]) -> Result<Vec<PublishedPort>, Failure> {
         let mut taken = Vec::with_capacity(wishes.len());
         for wish in wishes {
             match self.take_one(wish) {
@@ -131,7 +131,7 @@ impl PortTable {
 
     /// Takes ports that were published before a restart. A port that somebody else has bound meanwhile still leads to
     /// the container, so that it is only noted as taken.
-    pub fn take_again(&mut self, ports: &[PublishedPort]) {
+    pub(super) fn take_again(&mut self, ports: &[PublishedPort]) {
         for port in ports {
             let key = PortKey { protocol: port.protocol, port: port.host_port, host_ip: port.host_ip };
             if self.try_take(key).is_err() {
@@ -144,7 +144,7 @@ impl PortTable {
     ///
     /// # Errors
     /// When a container of this node publishes it, or another process has it.
-    pub fn take_mesh(&mut self, protocol: Protocol, port: u16) -> Result<(), String> {
+    pub(super) fn take_mesh(&mut self, protocol: Protocol, port: u16) -> Result<(), String> {
         let key = PortKey { protocol, port, host_ip: Ipv4Addr::UNSPECIFIED };
         match self.try_take(key) {
             Ok(()) => Ok(()),
@@ -156,14 +156,14 @@ impl PortTable {
     }
 
     /// Gives ports back.
-    pub fn give_back(&mut self, ports: &[PublishedPort]) {
+    pub(super) fn give_back(&mut self, ports: &[PublishedPort]) {
         for port in ports {
             self.held.remove(&PortKey { protocol: port.protocol, port: port.host_port, host_ip: port.host_ip });
         }
     }
 
     /// Gives a port of the routing mesh back.
-    pub fn give_back_mesh(&mut self, protocol: Protocol, port: u16) {
+    pub(super) fn give_back_mesh(&mut self, protocol: Protocol, port: u16) {
         self.held.remove(&PortKey { protocol, port, host_ip: Ipv4Addr::UNSPECIFIED });
     }
 }

@@ -45,7 +45,7 @@ impl Findings {
 
 impl Core {
     /// Compares everything now, and repairs.
-    pub fn resync(&self) -> NetworkStatus {
+    pub(super) fn resync(&self) -> NetworkStatus {
         let _applying = lock(&self.applying);
         self.read_host_servers();
         let mut findings = Findings::default();
@@ -70,7 +70,7 @@ impl Core {
     }
 
     /// Reads whom to ask for names that are not ours.
-    pub fn read_host_servers(&self) {
+    pub(super) fn read_host_servers(&self) {
         let servers = if self.options.dns.is_empty() {
             read_servers(&self.options.resolv_conf)
         } else {
@@ -159,7 +159,7 @@ impl Core {
     ///
     /// # Errors
     /// When the host's rules cannot be set.
-    pub fn take_over(&self) -> Result<()> {
+    pub(super) fn take_over(&self) -> Result<()> {
         self.read_host_servers();
         self.ensure_local_networks()?;
         for record in self.disk.load_sandboxes() {
@@ -217,7 +217,7 @@ impl Core {
     ///
     /// # Errors
     /// What could not be taken down; the rest was.
-    pub fn restore(&self, live: &BTreeSet<String>) -> Result<()> {
+    pub(super) fn restore(&self, live: &BTreeSet<String>) -> Result<()> {
         let mut errors = Collected::default();
         let dead: Vec<_> = lock(&self.state).records.keys().filter(|id| !live.contains(*id)).cloned().collect();
         for id in dead {
@@ -240,7 +240,7 @@ impl Core {
     ///
     /// # Errors
     /// What could not be taken down; the rest was.
-    pub fn purge(&self) -> Result<()> {
+    pub(super) fn purge(&self) -> Result<()> {
         let mut errors = Collected::default();
         errors.note(self.restore(&BTreeSet::new()));
         let _applying = lock(&self.applying);
@@ -289,7 +289,7 @@ fn misplaced_ports(state: &State, links: &[Link]) -> Vec<shoal_engine_sys::netli
 }
 
 /// Compares every so often until the controller is gone.
-pub async fn run(core: Weak<Core>, every: Duration) {
+pub(super) async fn run(core: Weak<Core>, every: Duration) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -20,7 +20,7 @@ use super::state::{Endpoint, LiveSandbox, SandboxKernel, SandboxRecord, State, T
 use super::types::{EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, Sandbox, SandboxOptions};
 
 /// Beginning of the names of namespaces that belong to cluster networks.
-pub const OVERLAY_PREFIX: &str = "overlay-";
+pub(super) const OVERLAY_PREFIX: &str = "overlay-";
 const MAX_ID: usize = 128;
 
 /// Settings of a new namespace. As dockerd does: any user may ping and serve any port, since the namespace is the
@@ -45,7 +45,7 @@ impl Core {
     ///
     /// # Errors
     /// The id is in use, or the kernel refuses.
-    pub fn create_sandbox(&self, id: &str, options: SandboxOptions) -> Result<Sandbox> {
+    pub(super) fn create_sandbox(&self, id: &str, options: SandboxOptions) -> Result<Sandbox> {
         check_id(id)?;
         if lock(&self.state).records.contains_key(id) {
             return Err(Failure::conflict(format!("container {id} has a network namespace already")).into());
@@ -82,7 +82,7 @@ impl Core {
     ///
     /// # Errors
     /// Unknown sandbox or network, address or port in use, no address left, or the kernel refuses.
-    pub fn attach(&self, id: &str, network: &str, options: &EndpointOptions) -> Result<EndpointInfo> {
+    pub(super) fn attach(&self, id: &str, network: &str, options: &EndpointOptions) -> Result<EndpointInfo> {
         let (endpoint, bridge) = self.reserve(id, network, options)?;
         let Some(bridge) = bridge else {
             self.save_sandbox(id)?;
@@ -162,7 +162,7 @@ impl Core {
     ///
     /// # Errors
     /// When it has none.
-    pub fn live(&self, id: &str) -> Result<Arc<LiveSandbox>> {
+    pub(super) fn live(&self, id: &str) -> Result<Arc<LiveSandbox>> {
         let state = lock(&self.state);
         state.live.get(id).cloned().ok_or_else(|| super::state::no_sandbox(id).into())
     }
@@ -171,7 +171,7 @@ impl Core {
     ///
     /// # Errors
     /// Unknown sandbox, unknown network, address or port in use, or the kernel refuses. Nothing is attached then.
-    pub fn attach_cluster(
+    pub(super) fn attach_cluster(
         &self,
         id: &str,
         attachments: &[OverlayAttachment],
@@ -247,7 +247,7 @@ impl Core {
     ///
     /// # Errors
     /// As dockerd's, when it is not on it.
-    pub fn detach(&self, id: &str, network: &str) -> Result<EndpointInfo> {
+    pub(super) fn detach(&self, id: &str, network: &str) -> Result<EndpointInfo> {
         let info = {
             let state = lock(&self.state);
             let wanted = state.network(network).map_or_else(|_| network.to_owned(), |found| found.id.clone());
@@ -267,7 +267,7 @@ impl Core {
     ///
     /// # Errors
     /// What failed.
-    pub fn detach_endpoint(&self, id: &str, endpoint_id: &str) -> Result<()> {
+    pub(super) fn detach_endpoint(&self, id: &str, endpoint_id: &str) -> Result<()> {
         let mut errors = Collected::default();
         let find = |state: &State| {
             let record = state.records.get(id)?;
@@ -327,7 +327,7 @@ impl Core {
     ///
     /// # Errors
     /// What failed; the rest was done.
-    pub fn destroy_sandbox(&self, id: &str) -> Result<()> {
+    pub(super) fn destroy_sandbox(&self, id: &str) -> Result<()> {
         let (record, live) = {
             let mut state = lock(&self.state);
             (state.records.get(id).cloned(), state.live.remove(id))
@@ -366,7 +366,7 @@ impl Core {
     }
 
     /// Gives the container a new name.
-    pub fn rename(&self, id: &str, name: &str) {
+    pub(super) fn rename(&self, id: &str, name: &str) {
         let mut state = lock(&self.state);
         let Some(record) = state.records.get_mut(id) else { return };
         let old = std::mem::replace(&mut record.options.name, name.to_owned());

@@ -22,13 +22,13 @@ use super::rules::sandbox::SandboxRules;
 use super::types::{ClusterNetwork, ClusterNetworkState, EndpointInfo, SandboxOptions};
 
 /// Locks; a panic of another thread leaves data that is still good enough to go on with.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The network that an endpoint is on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Target {
+pub(super) enum Target {
     /// A local one, by id.
     Local(String),
     /// A cluster network.
@@ -44,7 +44,7 @@ pub enum Target {
 
 /// A sandbox's place on a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
+pub(super) struct Endpoint {
     /// The network.
     pub target: Target,
     /// What callers see.
@@ -57,7 +57,7 @@ pub struct Endpoint {
 
 /// What is known of a sandbox, kept in a file for the next daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxRecord {
+pub(super) struct SandboxRecord {
     /// Id of the container.
     pub id: String,
     /// Has it a namespace of its own? Not on the host's network.
@@ -72,7 +72,7 @@ pub struct SandboxRecord {
 
 /// Sockets into a sandbox's namespace.
 #[derive(Debug)]
-pub struct SandboxKernel {
+pub(super) struct SandboxKernel {
     /// Links, addresses, routes.
     pub route: NetlinkSocket,
     /// Its table of rules; `None` until it needs one.
@@ -83,7 +83,7 @@ pub struct SandboxKernel {
 
 /// A sandbox's namespace and what serves it.
 #[derive(Debug)]
-pub struct LiveSandbox {
+pub(super) struct LiveSandbox {
     /// Where the namespace is bound.
     pub path: PathBuf,
     /// The sockets.
@@ -97,14 +97,14 @@ impl LiveSandbox {
     ///
     /// # Errors
     /// When it is not bound there.
-    pub fn namespace(&self) -> std::io::Result<Namespace> {
+    pub(super) fn namespace(&self) -> std::io::Result<Namespace> {
         Namespace::open(&self.path)
     }
 }
 
 /// What the controller knows.
 #[derive(Debug, Default)]
-pub struct State {
+pub(super) struct State {
     /// Local networks by id.
     pub networks: BTreeMap<String, LocalNetwork>,
     /// Names by network id, local and cluster-wide.
@@ -126,7 +126,7 @@ impl State {
     ///
     /// # Errors
     /// As dockerd's.
-    pub fn network(&self, wanted: &str) -> Result<&LocalNetwork, Failure> {
+    pub(super) fn network(&self, wanted: &str) -> Result<&LocalNetwork, Failure> {
         let wanted = if wanted == "default" { "bridge" } else { wanted };
         if let Some(network) = self.networks.get(wanted) {
             return Ok(network);
@@ -149,18 +149,18 @@ impl State {
     ///
     /// # Errors
     /// When there is none.
-    pub fn record(&self, id: &str) -> Result<&SandboxRecord, Failure> {
+    pub(super) fn record(&self, id: &str) -> Result<&SandboxRecord, Failure> {
         self.records.get(id).ok_or_else(|| no_sandbox(id))
     }
 
     /// The endpoints on a network, with their sandboxes.
-    pub fn on_network<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a SandboxRecord, &'a Endpoint)> {
+    pub(super) fn on_network<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a SandboxRecord, &'a Endpoint)> {
         let on = move |endpoint: &&Endpoint| endpoint.info.network_id == id;
         self.records.values().flat_map(move |record| record.endpoints.iter().filter(on).map(move |e| (record, e)))
     }
 
     /// The cluster networks that sandboxes are on.
-    pub fn cluster_networks_in_use(&self) -> BTreeSet<NetworkId> {
+    pub(super) fn cluster_networks_in_use(&self) -> BTreeSet<NetworkId> {
         let network = |endpoint: &Endpoint| match endpoint.target {
             Target::Cluster { network, .. } => Some(network),
             Target::Local(_) => None,
@@ -169,18 +169,18 @@ impl State {
     }
 
     /// A cluster network, if the agent has brought it.
-    pub fn cluster_network(&self, id: NetworkId) -> Option<&ClusterNetwork> {
+    pub(super) fn cluster_network(&self, id: NetworkId) -> Option<&ClusterNetwork> {
         self.cluster.as_ref()?.networks.get(&id)
     }
 
     /// The names of a network, for all who read them.
-    pub fn zone(&mut self, id: &str, name: &str) -> SharedZone {
+    pub(super) fn zone(&mut self, id: &str, name: &str) -> SharedZone {
         let fresh = || Arc::new(ArcSwap::from_pointee(Zone::new(name)));
         Arc::clone(self.zones.entry(id.to_owned()).or_insert_with(fresh))
     }
 
     /// Makes the names of a local network anew.
-    pub fn rebuild_zone(&mut self, id: &str) {
+    pub(super) fn rebuild_zone(&mut self, id: &str) {
         let Some(network) = self.networks.get(id).filter(|network| network.has_names()) else { return };
         let name = network.name.clone();
         let mut zone = Zone::new(name.clone());
@@ -203,7 +203,7 @@ impl State {
     }
 
     /// What a sandbox sees of names; `None` when it needs no name server.
-    pub fn view(&mut self, id: &str) -> Option<View> {
+    pub(super) fn view(&mut self, id: &str) -> Option<View> {
         let record = self.records.get(id)?;
         let named: Vec<_> = record
             .endpoints
@@ -226,7 +226,7 @@ impl State {
     }
 
     /// The endpoint that the default route of a sandbox goes through.
-    pub fn gateway<'a>(&'a self, record: &'a SandboxRecord) -> Option<&'a Endpoint> {
+    pub(super) fn gateway<'a>(&'a self, record: &'a SandboxRecord) -> Option<&'a Endpoint> {
         let usable = |endpoint: &&Endpoint| endpoint.info.gateway.is_some();
         record.endpoints.iter().filter(usable).min_by_key(|endpoint| {
             let last_resort = endpoint.info.network_name == GATEWAY_NETWORK;
@@ -235,7 +235,7 @@ impl State {
     }
 
     /// What a sandbox's rules follow from, apart from its name server.
-    pub fn sandbox_rules(&self, id: &str) -> SandboxRules {
+    pub(super) fn sandbox_rules(&self, id: &str) -> SandboxRules {
         let mut rules = SandboxRules { rotation: rotation(id), ..SandboxRules::default() };
         let Some(record) = self.records.get(id) else { return rules };
         for endpoint in &record.endpoints {
@@ -258,12 +258,12 @@ impl State {
     }
 
     /// Is anything attached to a network?
-    pub fn is_used(&self, id: &str) -> bool {
+    pub(super) fn is_used(&self, id: &str) -> bool {
         self.on_network(id).next().is_some()
     }
 
     /// Bridges of local networks.
-    pub fn bridges(&self) -> impl Iterator<Item = (&LocalNetwork, &super::definition::Bridge)> {
+    pub(super) fn bridges(&self) -> impl Iterator<Item = (&LocalNetwork, &super::definition::Bridge)> {
         self.networks
             .values()
             .filter(|network| network.driver == Driver::Bridge)
@@ -272,11 +272,11 @@ impl State {
 }
 
 /// There is no such sandbox.
-pub fn no_sandbox(id: &str) -> Failure {
+pub(super) fn no_sandbox(id: &str) -> Failure {
     Failure::new(ErrorKind::NotFound, format!("container {id} has no network namespace"))
 }
 
 /// Where a namespace starts its turns: spread by its id, the same after a restart.
-pub fn rotation(id: &str) -> u64 {
+pub(super) fn rotation(id: &str) -> u64 {
     id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -116,8 +116,12 @@ pub(crate) async fn exec_attached_and_detached(host: Host) -> Host {
     let running = containers.exec_inspect(&detached).await.unwrap();
     assert!(running.running && running.pid > 0, "{running:?}");
     assert_eq!(host.inspect(&id).await.exec_ids, Some(vec![detached.clone()]));
-    let terminal =
-        ExecCreate { tty: true, attach_stdin: true, console_size: Some([11, 44]), ..exec(&["stty", "size"]) };
+    let terminal = ExecCreate {
+        tty: true,
+        attach_stdin: true,
+        console_size: Some([11, 44]),
+        ..exec(&["sh", "-c", "sleep 0.2; stty size"])
+    };
     let terminal = containers.exec_create(&id, terminal).await.unwrap();
     let streams =
         containers.exec_start(&terminal, ExecStart { tty: true, ..Default::default() }).await.unwrap().unwrap();

@@ -285,3 +285,41 @@ async fn containers_outlive_their_image() {
     fixture.store.snapshots().remove("c1").unwrap();
     fixture.assert_clean();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_may_come_and_go_at_once() {
+    let fixture = Arc::new(Fixture::new());
+    fixture.import("kept:v1", &archive(&[("a", b"1"), ("shared", b"x")]), &[]).await;
+    let saved = Arc::new(fixture.save(&["kept:v1"]).await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..6_usize {
+        let (fixture, saved) = (Arc::clone(&fixture), Arc::clone(&saved));
+        tasks.spawn(async move {
+            for round in 0..12_usize {
+                let name = format!("app{}:v1", (task + round) % 2);
+                match (task + round) % 3 {
+                    0 => drop(fixture.load(&saved).await.unwrap()),
+                    1 => {
+                        let request = ImportRequest { repository: name.clone(), ..ImportRequest::default() };
+                        // The clock stands still: the same image each time.
+                        fixture.store.import(stream(&archive(&[("b", b"2")])), request).await.unwrap();
+                    }
+                    _ => drop(fixture.store.remove(&name, ImageRemoveOptions { force: true, no_prune: false }).await),
+                }
+                drop(fixture.store.tag("kept:v1", "kept", &format!("v{task}")).await);
+                drop(fixture.store.remove("kept:v1", ImageRemoveOptions::default()).await);
+                fixture.load(&saved).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    for image in fixture.store.list(&ImageListOptions::default()).unwrap() {
+        fixture.save(&[&image.id]).await;
+    }
+    fixture.assert_clean();
+    let mut fixture = Arc::into_inner(fixture).unwrap();
+    let tags = fixture.tags();
+    fixture.reopen();
+    assert_eq!(fixture.tags(), tags);
+    fixture.assert_clean();
+}

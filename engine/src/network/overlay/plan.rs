@@ -252,20 +252,22 @@ mod tests {
         })
     }
 
+    /// VNI, forwarding entries, neighbours.
+    type Tables = (Option<u32>, BTreeSet<(u8, u8)>, BTreeMap<u8, u8>);
+
     fn some_observed() -> impl Strategy<Value = Networks> {
         let forwarding = prop::collection::btree_set((2u8..20, 1u8..6), 0..12);
         let neighbours = prop::collection::btree_map(2u8..20, 2u8..20, 0..12);
         let network = (prop::option::of(4096u32..4099), forwarding, neighbours);
         prop::collection::btree_map(1u128..6, network, 0..5).prop_map(|networks| {
-            let observed =
-                |(vni, forwarding, neighbours): (Option<u32>, BTreeSet<(u8, u8)>, BTreeMap<u8, u8>)| match vni {
-                    None => Observed::default(),
-                    Some(vni) => Observed {
-                        device: Some(device(vni)),
-                        forwarding: forwarding.into_iter().map(|(a, n)| (mac_of(addr(a)), node(n))).collect(),
-                        neighbours: neighbours.into_iter().map(|(a, m)| (addr(a), mac_of(addr(m)))).collect(),
-                    },
-                };
+            let observed = |(vni, forwarding, neighbours): Tables| match vni {
+                None => Observed::default(),
+                Some(vni) => Observed {
+                    device: Some(device(vni)),
+                    forwarding: forwarding.into_iter().map(|(a, n)| (mac_of(addr(a)), node(n))).collect(),
+                    neighbours: neighbours.into_iter().map(|(a, m)| (addr(a), mac_of(addr(m)))).collect(),
+                },
+            };
             networks.into_iter().map(|(id, network)| (NetworkId::from_bits(id), observed(network))).collect()
         })
     }

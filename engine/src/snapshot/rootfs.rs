@@ -1,0 +1,143 @@
+//! Root file systems as values that travel, and as mounts.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shoal_engine_sys::fs::{self, Directory};
+use shoal_engine_sys::mount::{self, Overlay};
+
+use super::SnapshotDriver;
+
+/// How the root file system of a container is put together. Goes to the shim as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsMount {
+    /// Where it belongs: an empty directory, or with [`RootfsKind::Directory`] the root itself.
+    pub target: PathBuf,
+    /// What it consists of.
+    pub kind: RootfsKind,
+}
+
+/// The ways to put a root together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum RootfsKind {
+    /// An overlay of layers.
+    Overlay {
+        /// Directory that the short names of the layers are in.
+        layers: PathBuf,
+        /// Short names, the uppermost first.
+        lower: Vec<String>,
+        /// Directory for changes.
+        upper: PathBuf,
+        /// Directory for the kernel's own use.
+        work: PathBuf,
+        /// Leave out every sync? For containers that do not outlive a power cut.
+        volatile: bool,
+    },
+    /// A directory with a copy of all layers.
+    Directory,
+}
+
+impl RootfsMount {
+    /// Mounts it nowhere; the mount ends with the handle unless it is attached. None where nothing is to be mounted.
+    /// Blocks; needs no runtime, so that a shim can say it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let RootfsKind::Overlay { layers, lower, upper, work, volatile } = &self.kind else { return Ok(None) };
+        if *volatile {
+            // The kernel's mark that this was mounted without syncs; it would refuse to mount it again.
+            match Directory::open(work).and_then(|work| work.remove_tree(OsStr::new("work"))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let overlay = Overlay {
+            layers: layers.clone(),
+            lower: lower.clone(),
+            upper: Some((upper.clone(), work.clone())),
+            volatile: *volatile,
+        };
+        overlay.open().map(Some)
+    }
+
+    /// Mounts it at its target, in the caller's mount namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn mount(&self) -> io::Result<()> {
+        match self.open()? {
+            Some(tree) => mount::attach(tree, &self.target),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The root of a container that does not run, as long as this lives.
+#[derive(Debug)]
+pub struct MountedRoot {
+    root: Directory,
+    /// Ends the mount when it is closed.
+    _mount: Option<OwnedFd>,
+}
+
+impl MountedRoot {
+    /// The root directory.
+    pub fn directory(&self) -> &Directory {
+        &self.root
+    }
+}
+
+impl AsFd for MountedRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+impl From<MountedRoot> for Directory {
+    /// The handle alone keeps what it needs of the mount.
+    fn from(mounted: MountedRoot) -> Self {
+        mounted.root
+    }
+}
+
+/// Opens the root of a mount, or a directory where nothing is mounted.
+pub(super) fn mounted(tree: Option<OwnedFd>, path: &Path) -> io::Result<MountedRoot> {
+    let root = match &tree {
+        Some(tree) => Directory::open(&fs::handle_path(tree.as_fd()))?,
+        None => Directory::open(path)?,
+    };
+    Ok(MountedRoot { root, _mount: tree })
+}
+
+/// Does overlayfs work on this file system, writing included?
+pub(super) fn probe(path: &Path, root: &Directory) -> io::Result<SnapshotDriver> {
+    let name = OsStr::new(".probe");
+    root.remove_tree(name)?;
+    for part in ["lower", "upper", "work"] {
+        root.make_path(&Path::new(".probe").join(part), 0o700)?;
+    }
+    let probe = path.join(".probe");
+    let overlay = Overlay {
+        layers: probe.clone(),
+        lower: vec!["lower".to_owned()],
+        upper: Some((probe.join("upper"), probe.join("work"))),
+        volatile: false,
+    };
+    let works = overlay.open().and_then(|tree| {
+        let mounted = mounted(Some(tree), Path::new(""))?;
+        mounted.directory().make_dir(OsStr::new("made"), 0o700)
+    });
+    root.remove_tree(name)?;
+    Ok(match works {
+        Ok(()) => SnapshotDriver::Overlay,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "overlayfs does not work here: roots will be copies");
+            SnapshotDriver::Copy
+        }
+    })
+}
