@@ -10,7 +10,7 @@ mod options;
 mod sockets;
 mod template;
 
-pub use options::DaemonOptions;
+pub(crate) use options::DaemonOptions;
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use options::Settings;
 ///
 /// # Errors
 /// When an option is wrong, or a part of the node cannot be started; nothing is left running then.
-pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
+pub(crate) async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     let validate = options.validate;
     let settings = options::settle(options)?;
     if validate {

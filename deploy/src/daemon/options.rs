@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 /// The command line of `shoal daemon`. Absent means: take the config file's value, then the default.
 #[derive(Debug, Clone, Default, Args)]
-pub struct DaemonOptions {
+pub(crate) struct DaemonOptions {
     /// Folder for everything that must survive a reboot [default: /var/lib/shoal]
     #[arg(long, alias = "graph", short = 'g', value_name = "DIR")]
     pub data_root: Option<PathBuf>,
@@ -80,7 +80,7 @@ struct RuntimeEntry {
 
 /// Where the API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
+pub(crate) enum Listen {
     /// A unix socket.
     Unix(PathBuf),
     /// Loopback TCP without TLS.
@@ -89,7 +89,7 @@ pub enum Listen {
 
 /// The options with nothing left open.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// See [`DaemonOptions::data_root`].
     pub data_root: PathBuf,
     /// See [`DaemonOptions::exec_root`].
@@ -120,7 +120,7 @@ pub struct Settings {
 ///
 /// # Errors
 /// When a value cannot be used, the named config file cannot be read, or an option is given in both places.
-pub fn settle(options: DaemonOptions) -> anyhow::Result<Settings> {
+pub(crate) fn settle(options: DaemonOptions) -> anyhow::Result<Settings> {
     let file = read_config_file(options.config_file.as_deref())?;
     let runtimes_file = file
         .runtimes

@@ -5,7 +5,7 @@ use shoal_engine_sys::netlink::address::{self, Address};
 use shoal_engine_sys::netlink::link;
 use shoal_proto::error::{ErrorKind, Failure};
 
-use super::addresses::{default_pools, mac_of, overlap, pick_subnet};
+use super::addresses::{default_pools, mac_of, pick_subnet};
 use super::core::Core;
 use super::definition::{
     Bridge, Driver, GATEWAY_NETWORK, LocalNetwork, Wish, check_overlap, default_bridge_options, gateway_options,

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use shoal_engine_sys::netlink::link::{self, Link};
 use shoal_engine_sys::netlink::{Family, NetlinkSocket, conntrack};
 use shoal_engine_sys::netns::{self, Namespace};
 use shoal_engine_sys::nft::Table;

@@ -49,6 +49,7 @@ fn ip(text: &str) -> Ipv4Addr {
     text.parse().unwrap()
 }
 
+#[expect(clippy::too_many_lines, reason = "one value that names every kind of rule")]
 fn everything() -> Ruleset {
     let mut ruleset = Ruleset::default();
     let (address, protocol, port) = (Kind::Address, Kind::Protocol, Kind::Port);
