@@ -8,9 +8,11 @@
 //!   namespace, cgroup path and folder, removes them, and looks again.
 //! - Links are made with the `ip` tool: this is tooling around the product, not the product's network.
 
+mod agents;
 mod cluster;
 mod daemon;
 mod down;
+mod fake_agents;
 mod layout;
 mod leftovers;
 mod namespace;
@@ -34,6 +36,7 @@ use layout::Lab;
   shoal lab run m1 -- shoal node ls
   shoal lab cut w1                         pull its network cable; 'mend' puts it back
   shoal lab kill -9 m1                     only the daemon; 'start' brings it back
+  shoal lab agents --count 1000            a thousand workers that pretend to run containers
   shoal lab down                           remove everything, and check that")]
 pub(crate) struct LabArgs {
     #[command(subcommand)]
@@ -53,6 +56,7 @@ enum LabCommand {
     Kill(KillArgs),
     /// Start the daemons of hosts that are not running
     Start(HostsArgs),
+    Agents(agents::AgentsArgs),
 }
 
 /// Which lab.
@@ -140,6 +144,7 @@ impl LabArgs {
             LabCommand::Cut(args) => args.each(|lab, host| network::set_cable(lab, host, false)),
             LabCommand::Mend(args) => args.each(|lab, host| network::set_cable(lab, host, true)),
             LabCommand::Kill(args) => args.run().await,
+            LabCommand::Agents(args) => args.run().await,
             LabCommand::Start(args) => {
                 let lab = Lab::load(&args.lab.name)?;
                 for name in &args.hosts {

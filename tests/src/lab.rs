@@ -1,5 +1,7 @@
 //! A lab (`shoal lab`) as a value: made by [`Lab::up`], gone when dropped, and dropping checks that nothing is left.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
@@ -91,6 +93,44 @@ impl Lab {
     pub fn ok(&self, host: &str, line: &str) -> anyhow::Result<String> {
         let args: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
         self.docker(host, &args)?.ok().with_context(|| format!("docker {line} on {host}"))
+    }
+
+    /// What the host's API answers to a GET of this path, without the docker CLI's own cost.
+    ///
+    /// # Errors
+    /// When it does not answer with success and JSON.
+    pub fn get(&self, host: &str, path: &str) -> anyhow::Result<serde_json::Value> {
+        let socket = self.socket(host);
+        let mut stream = UnixStream::connect(socket.trim_start_matches("unix://"))?;
+        // HTTP/1.0: the answer ends with the connection, and is not chunked.
+        write!(stream, "GET /v1.51{path} HTTP/1.0\r\nHost: shoal\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let text = String::from_utf8(answer)?;
+        let (head, body) = text.split_once("\r\n\r\n").context("no end of the head")?;
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        ensure!(status == "200", "GET {path}: {status}: {body}");
+        Ok(serde_json::from_str(body)?)
+    }
+
+    /// The process id of a host's daemon.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn daemon(&self, host: &str) -> anyhow::Result<u32> {
+        let said = self.shoal(&["status", "--format", "{{.Host}} {{.PID}}"])?.ok()?;
+        let found = said.lines().find_map(|line| line.strip_prefix(host)?.strip_prefix(' ')?.parse().ok());
+        found.with_context(|| format!("no daemon on {host}: {said}"))
+    }
+
+    /// The process ids of a host's shims.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn shims(&self, host: &str) -> anyhow::Result<Vec<u32>> {
+        let folder = format!("/run/shoal-lab/{}/{host}/", self.name);
+        let said = run("pgrep", &["-f", &format!("shim .*{folder}")])?;
+        Ok(said.out.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
     /// Runs a program on a host.

@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(50);
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The cluster's port on every manager.
-const PORT: u16 = 2377;
+pub(super) const PORT: u16 = 2377;
 
 /// Makes the cluster on the first manager and joins all others, except those that are in it already.
 pub(super) async fn ensure(lab: &Lab) -> anyhow::Result<()> {
@@ -48,7 +48,7 @@ async fn state(api: &Client) -> anyhow::Result<String> {
 }
 
 /// The tokens are there as soon as the first manager leads.
-async fn wait_for_tokens(api: &Client) -> anyhow::Result<Value> {
+pub(super) async fn wait_for_tokens(api: &Client) -> anyhow::Result<Value> {
     let deadline = Instant::now() + READY_DEADLINE;
     loop {
         let error = match api.fetch("/swarm").await {

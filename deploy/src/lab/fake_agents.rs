@@ -36,11 +36,15 @@ pub(crate) struct FakeAgentsOptions {
     pub(crate) count: usize,
 }
 
-/// Joins them all, says so, and runs them until shutdown.
+/// Joins them all, tells how long that took, and runs them until shutdown.
 ///
 /// # Errors
 /// When the token is malformed, or a join is refused.
-pub(crate) async fn run(options: FakeAgentsOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    options: FakeAgentsOptions,
+    shutdown: CancellationToken,
+    joined: impl FnOnce(Duration) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let token = options.token.parse()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy = Entropy::from_system();
@@ -61,8 +65,8 @@ pub(crate) async fn run(options: FakeAgentsOptions, shutdown: CancellationToken)
         })
         .buffer_unordered(JOINS_AT_ONCE);
     let begin = tokio::time::Instant::now();
-    while let Some(joined) = joins.next().await {
-        let (number, identity) = joined?;
+    while let Some(issued) = joins.next().await {
+        let (number, identity) = issued?;
         let dialer_identity = Arc::clone(&identity);
         let agent_options = AgentOptions {
             dialer: Arc::new(move |addr| {
@@ -76,7 +80,7 @@ pub(crate) async fn run(options: FakeAgentsOptions, shutdown: CancellationToken)
         let (agent, _handle) = Agent::new(agent_options, Arc::new(FakeExecutor::new(number, &identity)));
         tracker.spawn(agent.run(shutdown.clone()));
     }
-    println!("{} agents joined in {:.3} s", options.count, begin.elapsed().as_secs_f64());
+    joined(begin.elapsed())?;
     shutdown.cancelled().await;
     tracker.close();
     tracker.wait().await;
@@ -109,11 +113,7 @@ impl Executor for FakeExecutor {
         Ok(NodeDescription {
             hostname: self.hostname.clone(),
             platform: Platform { architecture: std::env::consts::ARCH.to_owned(), os: "linux".to_owned() },
-            resources: ResourceAmount {
-                nano_cpus: 8_000_000_000,
-                memory_bytes: 16 << 30,
-                ..ResourceAmount::default()
-            },
+            resources: ResourceAmount { nano_cpus: 8_000_000_000, memory_bytes: 16 << 30, ..ResourceAmount::default() },
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_root_pem: self.trust_root_pem.clone(),
             ..NodeDescription::default()

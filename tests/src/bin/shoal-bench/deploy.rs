@@ -1,0 +1,83 @@
+//! How fast a service is deployed and updated.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use shoal_tests::image;
+use shoal_tests::lab::Lab;
+use shoal_tests::wait::{now, pause, until};
+
+use crate::figures::{Docker, row, seconds};
+
+/// 100 replicas on four workers, and an update of 60 tasks.
+pub(crate) fn measure() -> anyhow::Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    // The peer's tasks here use no network, and its virtual addresses need IPVS: its firewall and bridge are left out.
+    let peer_arguments =
+        ["--engine", "dockerd", "--daemon-argument=--iptables=false", "--daemon-argument=--bridge=none"];
+    for (name, arguments, figures) in
+        [("bench-deploy", &[][..], &mut ours), ("peer-deploy", &peer_arguments[..], &mut theirs)]
+    {
+        let lab = Lab::up_with(name, 1, 4, arguments)?;
+        lab.load_image(&["m1", "w1", "w2", "w3", "w4"])?;
+        figures.extend(deploy_on(&|args| lab.docker("m1", args))?);
+        lab.down()?;
+    }
+    row("100 replicas on 4 workers, all running", ours[0], theirs[0], "s");
+    row("rolling update of 60 tasks, 10 at a time", ours[1], theirs[1], "s");
+    Ok(())
+}
+
+fn deploy_on(docker: Docker<'_>) -> anyhow::Result<[f64; 2]> {
+    let create = |name: &str, replicas: &str| {
+        docker(&[
+            "service",
+            "create",
+            "-d",
+            "--name",
+            name,
+            "--replicas",
+            replicas,
+            "--constraint",
+            "node.role==worker",
+            "--stop-grace-period",
+            "0s",
+            "--update-parallelism",
+            "10",
+            "--update-delay",
+            "0s",
+            "--update-monitor",
+            "0s",
+            image::NAME,
+            "sleep",
+            "100000",
+        ])?
+        .ok()
+    };
+    let running = |name: &str, expected: &str| {
+        until(300, expected, || {
+            let shown =
+                docker(&["service", "ls", "--filter", &format!("name={name}"), "--format", "{{.Replicas}}"])?.ok()?;
+            ensure!(shown == expected, "{shown}");
+            Ok(())
+        })
+    };
+    let begin = now();
+    create("hundred", "100")?;
+    running("hundred", "100/100")?;
+    let deployed = seconds(begin.elapsed());
+    docker(&["service", "rm", "hundred"])?.ok()?;
+    create("sixty", "60")?;
+    running("sixty", "60/60")?;
+    pause(Duration::from_secs(5));
+    let begin = now();
+    docker(&["service", "update", "-d", "--env-add", "A=b", "sixty"])?.ok()?;
+    until(300, "the update completes", || {
+        let state = docker(&["service", "inspect", "sixty", "--format", "{{.UpdateStatus.State}}"])?.ok()?;
+        ensure!(state == "completed", "{state}");
+        Ok(())
+    })?;
+    let updated = seconds(begin.elapsed());
+    docker(&["service", "rm", "sixty"])?.ok()?;
+    Ok([deployed, updated])
+}

@@ -1,0 +1,44 @@
+//! How much memory the processes of a node take.
+
+use anyhow::{Context, ensure};
+use shoal_tests::image;
+use shoal_tests::lab::Lab;
+use shoal_tests::wait::until;
+
+use crate::figures::median;
+
+/// A shim, an idle worker's daemon, and a manager with 1,000 tasks, as the memory that is theirs alone (`Pss`), in MiB.
+pub(crate) fn measure() -> anyhow::Result<()> {
+    let lab = Lab::up("bench-memory", 1, 1)?;
+    lab.load_image(&["m1", "w1"])?;
+    let worker = lab.daemon("w1")?;
+    println!("{:<44} {:>9.1} MiB", "daemon of an idle worker", proportional_mib(worker)?);
+
+    lab.ok("w1", &format!("run -d --name x {} sleep 100000", image::NAME))?;
+    let shims: Vec<f64> = lab.shims("w1")?.into_iter().map(proportional_mib).collect::<Result<_, _>>()?;
+    ensure!(!shims.is_empty(), "no shim runs on w1");
+    println!("{:<44} {:>9.2} MiB", "shim of one container", median(shims));
+    lab.ok("w1", "rm -f x")?;
+
+    // Tasks that wait for a node: the manager holds them, no engine runs them.
+    lab.ok(
+        "m1",
+        &format!("service create -d --name many --replicas 1000 --constraint node.labels.none==x {} true", image::NAME),
+    )?;
+    until(60, "1,000 tasks", || {
+        let tasks = lab.ok("m1", "service ps -q many")?.lines().count();
+        ensure!(tasks == 1000, "{tasks}");
+        Ok(())
+    })?;
+    println!("{:<44} {:>9.1} MiB", "daemon of a manager with 1,000 tasks", proportional_mib(lab.daemon("m1")?)?);
+    lab.down()
+}
+
+/// Memory of a process, with what it shares counted by its share.
+pub(crate) fn proportional_mib(pid: u32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = text.lines().find(|line| line.starts_with("Pss:")).with_context(|| format!("no Pss in {path}"))?;
+    let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    Ok(kib / 1024.0)
+}
