@@ -8,9 +8,9 @@ use anyhow::Context;
 pub const NAME: &str = "page:1";
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 26] = [
     "sh", "sleep", "echo", "cat", "ls", "true", "false", "httpd", "wget", "ping", "nc", "ip", "id", "mount",
-    "hostname", "head", "tail", "env", "touch", "mkdir", "rm", "kill", "dd", "nslookup",
+    "hostname", "head", "tail", "env", "touch", "mkdir", "rm", "kill", "dd", "nslookup", "timeout", "grep",
 ];
 
 /// A root file system as a tar: `/bin/busybox`, links to it, and the usual empty folders.

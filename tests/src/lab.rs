@@ -65,6 +65,11 @@ impl Lab {
         run(&binary(), &all)
     }
 
+    /// The folder of its hosts' data.
+    pub fn dir(&self) -> String {
+        format!("/var/lib/shoal-lab/{}", self.name)
+    }
+
     /// The API socket of a host.
     pub fn socket(&self, host: &str) -> String {
         format!("unix:///run/shoal-lab/{}/{host}.sock", self.name)
@@ -131,6 +136,18 @@ impl Lab {
         let folder = format!("/run/shoal-lab/{}/{host}/", self.name);
         let said = run("pgrep", &["-f", &format!("shim .*{folder}")])?;
         Ok(said.out.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Creates a service of the test image, without waiting; `flags` is split at spaces.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn service(&self, host: &str, name: &str, flags: &str, command: &[&str]) -> anyhow::Result<String> {
+        let mut args = vec!["service", "create", "-d", "--name", name];
+        args.extend(flags.split_whitespace());
+        args.push(crate::image::NAME);
+        args.extend(command);
+        self.docker(host, &args)?.ok().with_context(|| format!("service create --name {name} on {host}"))
     }
 
     /// Runs a program on a host.

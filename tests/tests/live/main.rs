@@ -3,5 +3,6 @@
 mod api;
 mod engine;
 mod refuse;
+mod repair;
 mod service;
 mod survive;

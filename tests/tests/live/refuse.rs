@@ -13,8 +13,7 @@ fn nonsense_is_refused_in_words() -> anyhow::Result<()> {
     }
     let lab = Lab::up("bad", 1, 1)?;
     lab.load_image(&["m1", "w1"])?;
-    lab.docker("m1", &["service", "create", "-d", "--name", "taken", "-p", "8080:80", image::NAME, "sleep", "1000"])?
-        .ok()?;
+    lab.service("m1", "taken", "-p 8080:80", &["sleep", "1000"])?;
     let cases: &[(&[&str], &str)] = &[
         (&["--name", "taken", image::NAME], "already exists"),
         (&["--name", "UPPER_", image::NAME], "name"),

@@ -32,7 +32,7 @@ pub(super) fn routes() -> Vec<Route<Context>> {
         route!(GET "/plugins/privileges" => plugin),
         route!(POST "/plugins/pull" => plugin),
         route!(POST "/plugins/create" => plugin),
-        route!(GET "/plugins/{name...}/json" => plugin),
+        route!(GET "/plugins/{name...}/json" => no_such_plugin),
         route!(POST "/plugins/{name...}/enable" => plugin),
         route!(POST "/plugins/{name...}/disable" => plugin),
         route!(POST "/plugins/{name...}/upgrade" => plugin),
@@ -83,6 +83,11 @@ async fn file_access(_: Arc<Context>, _: Request) -> Answer {
 
 async fn no_plugins(_: Arc<Context>, _: Request) -> Answer {
     json(&serde_json::json!([]))
+}
+
+/// `docker inspect NAME` asks for plugins last, and says "no such object" only after a "not found".
+async fn no_such_plugin(_: Arc<Context>, request: Request) -> Answer {
+    Err(ApiError::not_found(format!("plugin \"{}\" not found", request.id())))
 }
 
 async fn plugin(_: Arc<Context>, _: Request) -> Answer {

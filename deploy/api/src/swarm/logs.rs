@@ -194,7 +194,11 @@ impl Reader {
             let chunk = tokio::select! {
                 biased;
                 () = self.lines.closed() => return false,
-                Some(chunk) = streams.next(), if !streams.is_empty() => chunk,
+                chunk = streams.next(), if !streams.is_empty() => match chunk {
+                    Some(chunk) => chunk,
+                    // The last stream ended.
+                    None => continue,
+                },
                 Ok(()) = self.changes.changed(), if self.wanted.follow => return true,
                 () = &mut look_again, if self.wanted.follow => return true,
             };
