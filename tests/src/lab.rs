@@ -138,12 +138,13 @@ impl Lab {
         Ok(said.out.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// Creates a service of the test image, without waiting; `flags` is split at spaces.
+    /// Creates a service of the test image, without waiting; `flags` is split at spaces. Its tasks have a second to end:
+    /// a shell or a `sleep` that is process 1 does not hear SIGTERM.
     ///
     /// # Errors
     /// When it is refused.
     pub fn service(&self, host: &str, name: &str, flags: &str, command: &[&str]) -> anyhow::Result<String> {
-        let mut args = vec!["service", "create", "-d", "--name", name];
+        let mut args = vec!["service", "create", "-d", "--stop-grace-period", "1s", "--name", name];
         args.extend(flags.split_whitespace());
         args.push(crate::image::NAME);
         args.extend(command);

@@ -55,7 +55,7 @@ fn containers_as_docker_runs_them() -> anyhow::Result<()> {
     ensure!(lab.ok("m1", "exec web cat /www/index.html")? == "page");
     ensure!(lab.ok("m1", "top web")?.contains("httpd"));
     ensure!(lab.ok("m1", "stats --no-stream --format {{.PIDs}} web")? == "1");
-    ensure!(lab.docker("m1", &["run", "--name", "web", image::NAME])?.refused()?.contains("already in use"));
+    ensure!(lab.docker("m1", &["run", "--name", "web", image::NAME, "true"])?.refused()?.contains("already in use"));
     ensure!(
         lab.docker("m1", &["rmi", image::NAME])?.refused()?.contains("web")
             || lab.docker("m1", &["rmi", image::NAME])?.refused()?.contains("container")

@@ -14,11 +14,11 @@ pub(crate) fn measure() -> anyhow::Result<()> {
     let worker = lab.daemon("w1")?;
     println!("{:<44} {:>9.1} MiB", "daemon of an idle worker", proportional_mib(worker)?);
 
-    lab.ok("w1", &format!("run -d --name x {} sleep 100000", image::NAME))?;
+    lab.ok("w1", &format!("run -d --name sleeper {} sleep 100000", image::NAME))?;
     let shims: Vec<f64> = lab.shims("w1")?.into_iter().map(proportional_mib).collect::<Result<_, _>>()?;
     ensure!(!shims.is_empty(), "no shim runs on w1");
     println!("{:<44} {:>9.2} MiB", "shim of one container", median(shims));
-    lab.ok("w1", "rm -f x")?;
+    lab.ok("w1", "rm -f sleeper")?;
 
     // Tasks that wait for a node: the manager holds them, no engine runs them.
     lab.ok(

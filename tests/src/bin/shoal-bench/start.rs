@@ -14,8 +14,8 @@ pub(crate) fn measure() -> anyhow::Result<()> {
     let ours = |args: &[&str]| lab.docker("m1", args);
     let theirs = |args: &[&str]| peer.docker("m1", args);
     let run = ["run", "--rm", image::NAME, "true"];
-    let start = ["run", "-d", "--name", "x", image::NAME, "sleep", "1000"];
-    let exec = ["exec", "x", "true"];
+    let start = ["run", "-d", "--name", "sleeper", image::NAME, "sleep", "1000"];
+    let exec = ["exec", "sleeper", "true"];
     for side in [&ours as Docker<'_>, &theirs as Docker<'_>] {
         side(&start)?.ok()?;
         for _ in 0..3 {
