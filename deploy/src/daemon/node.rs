@@ -204,7 +204,13 @@ impl Node {
             None => address::advertise(wanted, listen_addr.port(), &interfaces)?,
         };
         let data_path_addr = address::data_path(data_path, advertise_addr.ip(), &interfaces)?;
-        Ok(NodeFile { listen_addr, advertise_addr, data_path_addr, data_path_port: 4789, managers: Vec::new() })
+        Ok(NodeFile {
+            listen_addr,
+            advertise_addr,
+            data_path_addr,
+            data_path_port: default_data_path_port(),
+            managers: Vec::new(),
+        })
     }
 
     async fn do_init(&self, request: InitRequest) -> Result<NodeId, Failure> {
@@ -254,8 +260,10 @@ impl Node {
         self.settle(started).await.map(drop)
     }
 
-    async fn start_joined(&self, issued: ca_client::Issued, file: NodeFile) -> Result<Member, Failure> {
+    async fn start_joined(&self, issued: ca_client::Issued, mut file: NodeFile) -> Result<Member, Failure> {
         let options = &self.shared.options;
+        // Every node must send and expect overlay traffic on the port that the cluster was made with.
+        file.data_path_port = issued.data_path_port;
         file.write(&options.data_dir)?;
         let directory = NodeIdentity::directory(&options.data_dir);
         let identity = NodeIdentity::create(&directory, Arc::clone(&options.clock), issued.material)
@@ -309,7 +317,7 @@ impl Node {
         let nothing = ClusterNetworkState {
             node_id: NodeId::default(),
             data_path_addr: Ipv4Addr::UNSPECIFIED.into(),
-            data_path_port: 4789,
+            data_path_port: default_data_path_port(),
             networks: BTreeMap::new(),
             published: BTreeMap::new(),
         };

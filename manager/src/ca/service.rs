@@ -181,6 +181,7 @@ impl Inner {
             role: role.as_str().to_owned(),
             certificate_chain_pem: chain,
             root_pem: cluster.root_ca.certificate_pem.clone(),
+            data_path_port: cluster.pools.data_path_port.into(),
         })
     }
 

@@ -57,6 +57,17 @@ async fn each_bad_token_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joining_node_learns_the_port_of_the_data_path() {
+    let mut cluster = Cluster::with_data_path_port(4790).await;
+    cluster.add_manager().await;
+    // A follower forwards the request; the answer is the same.
+    let follower = cluster.members[cluster.follower().await].options.advertise_addr.to_string();
+    let token = cluster.token(NodeRole::Worker).await;
+    assert_eq!(join_with(&token, vec![follower]).await.unwrap().data_path_port, 4790);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_managers_reach_the_managers_port() {
     let cluster = Cluster::new(1).await;
     let worker = cluster.worker().await;

@@ -20,7 +20,7 @@ use shoal_proto::control::{ControlRequest, ControlResponse};
 use shoal_proto::error::Failure;
 use shoal_proto::id::{NodeId, TaskId};
 use shoal_proto::object::{Node, NodeDescription, NodeState, Task, TaskStatus};
-use shoal_proto::spec::{Availability, ClusterSpec, NodeRole, SecretSpec};
+use shoal_proto::spec::{AddressPools, Availability, ClusterSpec, NodeRole, SecretSpec};
 use shoal_proto::task_state::TaskState;
 use shoal_proto::wire::agent_message::Message as ToManager;
 use shoal_proto::wire::dispatcher_client::DispatcherClient;
@@ -123,6 +123,16 @@ impl Cluster {
         spec: ClusterSpec,
         adjust: impl Fn(ManagerOptions) -> ManagerOptions,
     ) -> Self {
+        Self::found(size, BootstrapSpec { cluster: spec, ..BootstrapSpec::default() }, adjust).await
+    }
+
+    pub(crate) async fn with_data_path_port(port: u16) -> Self {
+        let pools = AddressPools { data_path_port: port, ..AddressPools::default() };
+        Self::found(1, BootstrapSpec { cluster: test_spec(), pools, ..BootstrapSpec::default() }, |options| options)
+            .await
+    }
+
+    async fn found(size: usize, bootstrap: BootstrapSpec, adjust: impl Fn(ManagerOptions) -> ManagerOptions) -> Self {
         // With RUST_LOG set, a failing test tells what the managers did.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -131,10 +141,10 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("node0");
         let directory = NodeIdentity::directory(&root);
-        let life = spec.node_cert_expiry;
+        let life = bootstrap.cluster.node_cert_expiry;
         let founding = Founding::new(&directory, &clock(), Entropy::from_system(), life).unwrap();
         let options = adjust(options(&root, founding.identity));
-        let bootstrap = BootstrapSpec { cluster: spec, root: founding.root, ..BootstrapSpec::default() };
+        let bootstrap = BootstrapSpec { root: founding.root, ..bootstrap };
         let manager = Manager::bootstrap(options.clone(), bootstrap).await.expect("bootstrap");
         let members = vec![Member { root, options, manager: Some(manager) }];
         let mut cluster = Self { members, folder };

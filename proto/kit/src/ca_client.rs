@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_proto::spec::{Availability, NodeRole};
+use shoal_proto::spec::{AddressPools, Availability, NodeRole};
 use shoal_proto::wire::IssueCertificateRequest;
 use shoal_proto::wire::ca_client::CaClient;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +93,8 @@ pub struct Issued {
     pub subject: CertificateSubject,
     /// The manager that issued it.
     pub remote: String,
+    /// UDP port of the cluster's overlay data path.
+    pub data_path_port: u16,
 }
 
 /// Asks for the identity of a new node.
@@ -189,6 +191,7 @@ pub async fn keep_renewed(
 struct Answer {
     chain_pem: String,
     trust_pem: String,
+    data_path_port: u32,
 }
 
 async fn ask(
@@ -204,7 +207,11 @@ async fn ask(
         Ok(Err(status)) => Err(refusal(&status, addr, unreachable)),
         Ok(Ok(response)) => {
             let response = response.into_inner();
-            Ok(Answer { chain_pem: response.certificate_chain_pem, trust_pem: response.root_pem })
+            Ok(Answer {
+                chain_pem: response.certificate_chain_pem,
+                trust_pem: response.root_pem,
+                data_path_port: response.data_path_port,
+            })
         }
     }
 }
@@ -229,5 +236,7 @@ fn issued(key_pem: zeroize::Zeroizing<String>, answer: Answer, addr: &str) -> Re
     let leaf = chain.first().ok_or(CaError::Answer(IdentityError::Empty { what: "certificate chain" }))?;
     let subject = CertificateSubject::parse(leaf).map_err(CaError::Answer)?;
     let material = Material { key_pem, chain_pem: answer.chain_pem, trust_pem: answer.trust_pem };
-    Ok(Issued { material, subject, remote: addr.to_owned() })
+    let default_port = AddressPools::default().data_path_port;
+    let data_path_port = u16::try_from(answer.data_path_port).ok().filter(|port| *port != 0).unwrap_or(default_port);
+    Ok(Issued { material, subject, remote: addr.to_owned(), data_path_port })
 }
