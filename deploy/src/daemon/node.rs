@@ -370,7 +370,9 @@ impl NodeControl for Node {
     fn unlock_key(&self) -> BoxFuture<'_, Result<String, Failure>> {
         async move {
             let manager = self.manager().ok_or_else(|| Failure::unavailable("this node is not a swarm manager"))?;
-            Ok(manager.read().await?.cluster().map(|cluster| cluster.unlock_key.clone()).unwrap_or_default())
+            let store = manager.read().await?;
+            let locking = store.cluster().filter(|cluster| cluster.spec.auto_lock_managers);
+            Ok(locking.map(|cluster| cluster.unlock_key.clone()).unwrap_or_default())
         }
         .boxed()
     }

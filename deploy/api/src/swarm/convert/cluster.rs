@@ -29,6 +29,9 @@ pub(crate) fn cluster_spec(spec: model::ClusterSpec, base: &ClusterSpec) -> Resu
             "rotation of the cluster's root CA (CAConfig.SigningCACert, SigningCAKey, ForceRotate)",
         ));
     }
+    if spec.encryption_config.auto_lock_managers {
+        return Err(autolock());
+    }
     let heartbeat = duration("Dispatcher.HeartbeatPeriod", spec.dispatcher.heartbeat_period)?;
     if !heartbeat.is_zero() && heartbeat < MIN_HEARTBEAT {
         return Err(ApiError::invalid("Dispatcher.HeartbeatPeriod must be at least 100ms"));
@@ -47,7 +50,7 @@ pub(crate) fn cluster_spec(spec: model::ClusterSpec, base: &ClusterSpec) -> Resu
         raft: raft(&spec.raft, &base.raft)?,
         heartbeat_period: or_base(heartbeat, base.heartbeat_period),
         node_cert_expiry: or_base(expiry, base.node_cert_expiry),
-        auto_lock_managers: spec.encryption_config.auto_lock_managers,
+        auto_lock_managers: false,
         default_log_driver: spec
             .task_defaults
             .log_driver
@@ -55,10 +58,18 @@ pub(crate) fn cluster_spec(spec: model::ClusterSpec, base: &ClusterSpec) -> Resu
     })
 }
 
+/// A manager's store is encrypted, but its key lies beside it: who asks for more must not believe to have it.
+fn autolock() -> ApiError {
+    ApiError::not_implemented("autolock (EncryptionConfig.AutoLockManagers) is not offered by Shoal yet: leave it off")
+}
+
 fn raft(raft: &model::Raft, base: &RaftSpec) -> Result<RaftSpec, ApiError> {
+    // Clients send back what `inspect` showed them; another value would change nothing, so it is refused.
     let tick = |member: &str, given: i64, base: u32| match given {
         0 => Ok(base),
-        given => u32::try_from(given).map_err(|_| ApiError::invalid(format!("Raft.{member} cannot be negative"))),
+        given if given == i64::from(base) => Ok(base),
+        ..0 => Err(ApiError::invalid(format!("Raft.{member} cannot be negative"))),
+        _ => Err(not_offered(&format!("Raft.{member} other than {base}"))),
     };
     let or_base = |given: u64, base: u64| if given == 0 { base } else { given };
     Ok(RaftSpec {
@@ -121,8 +132,10 @@ pub(crate) fn cluster_info(cluster: &Cluster, store: &Store) -> model::ClusterIn
 
 /// The body of `swarm init`.
 pub(crate) fn init_request(body: model::InitBody) -> Result<InitRequest, ApiError> {
-    let mut spec = cluster_spec(body.spec, &ClusterSpec::default())?;
-    spec.auto_lock_managers |= body.auto_lock_managers;
+    let spec = cluster_spec(body.spec, &ClusterSpec::default())?;
+    if body.auto_lock_managers {
+        return Err(autolock());
+    }
     Ok(InitRequest {
         listen_addr: body.listen_addr,
         advertise_addr: body.advertise_addr,
