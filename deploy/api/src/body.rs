@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use shoal_proto::error::{Failure, chain};
 
 use crate::error::ApiError;
+use crate::server::BodyWatch;
 
 /// What is read of a body that its handler did not want, so that the client comes to read the answer.
 const DRAIN_LIMIT_BYTES: usize = 256 << 20;
@@ -19,12 +20,18 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body of a request. What is left of it when it is dropped is read and thrown away: a connection that is closed
 /// while its client still sends is reset, and the client never sees the answer that says why.
-pub(crate) struct RequestBody(Option<Incoming>);
+pub(crate) struct RequestBody(Option<Watched>);
+
+/// The body itself, and the connection's interest in whether more of it is waited for.
+struct Watched {
+    body: Incoming,
+    watch: BodyWatch,
+}
 
 impl RequestBody {
     /// Wraps a body.
-    pub(crate) fn new(body: Incoming) -> Self {
-        Self(Some(body))
+    pub(crate) fn new(body: Incoming, watch: BodyWatch) -> Self {
+        Self(Some(Watched { body, watch }))
     }
 
     /// Reads all of it, up to a limit.
@@ -56,23 +63,37 @@ impl Body for RequestBody {
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.0 {
-            Some(body) => Pin::new(body).poll_frame(task),
+            Some(watched) => Pin::new(watched).poll_frame(task),
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|watched| watched.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        self.0.as_ref().map_or_else(SizeHint::default, |watched| watched.body.size_hint())
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(task);
+        self.watch.polled(polled.is_pending());
+        polled
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let Some(body) = self.0.take().filter(|watched| !watched.body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Nobody waits for it: the answer is on its way meanwhile.
             drop(runtime.spawn(tokio::time::timeout(DRAIN_TIMEOUT, drain(body))));
@@ -80,7 +101,7 @@ impl Drop for RequestBody {
     }
 }
 
-async fn drain(mut body: Incoming) {
+async fn drain(mut body: Watched) {
     let mut left = DRAIN_LIMIT_BYTES;
     while let Some(Ok(frame)) = body.frame().await {
         let length = frame.data_ref().map_or(0, Bytes::len);

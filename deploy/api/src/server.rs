@@ -26,6 +26,7 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::activity::BodyWatch;
 use self::activity::{Activity, GuardedBody};
 pub(crate) use self::connection::ConnectionIo;
 use self::connection::Transport;
@@ -145,9 +146,9 @@ async fn serve_connection<C: Send + Sync + 'static>(
     let activity = Arc::new(Activity::default());
     let io = ConnectionIo::new(stream, Arc::clone(&activity));
     let service = service_fn(move |request| {
-        let (server, guard) = (Arc::clone(&server), activity.begin());
+        let (server, guard, watch) = (Arc::clone(&server), activity.begin(), BodyWatch::new(&activity));
         async move {
-            let response = server.answer(request).await;
+            let response = server.answer(request, watch).await;
             Ok::<_, Infallible>(response.map(|body| GuardedBody { body, _guard: guard }))
         }
     });
@@ -182,9 +183,9 @@ pub(crate) struct Server<C> {
 }
 
 impl<C: Send + Sync + 'static> Server<C> {
-    async fn answer(&self, request: http::Request<Incoming>) -> Response {
+    async fn answer(&self, request: http::Request<Incoming>, watch: BodyWatch) -> Response {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let result = match AssertUnwindSafe(self.dispatch(request)).catch_unwind().await {
+        let result = match AssertUnwindSafe(self.dispatch(request, watch)).catch_unwind().await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(
                 shoal_proto::error::ErrorKind::Internal,
@@ -204,7 +205,7 @@ impl<C: Send + Sync + 'static> Server<C> {
         answer
     }
 
-    async fn dispatch(&self, mut request: http::Request<Incoming>) -> Result<Response, ApiError> {
+    async fn dispatch(&self, mut request: http::Request<Incoming>, watch: BodyWatch) -> Result<Response, ApiError> {
         let decoded = query::decode(request.uri().path(), false);
         let (version, path) = split_path(&decoded);
         let version = version.check()?;
@@ -218,7 +219,8 @@ impl<C: Send + Sync + 'static> Server<C> {
         let query = Query::parse(request.uri().query().unwrap_or(""));
         let outlives_client = outlives_client(&method, path);
         let (parts, body) = request.into_parts();
-        let request = Request { params, query, headers: parts.headers, version, body: RequestBody::new(body), upgrade };
+        let body = RequestBody::new(body, watch);
+        let request = Request { params, query, headers: parts.headers, version, body, upgrade };
         let answer = handler(Arc::clone(&self.context), request);
         if !outlives_client {
             return answer.await;

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::response::Body;
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     answers: AtomicUsize,
+    awaits_body: AtomicBool,
     reader: AtomicWaker,
 }
 
@@ -34,6 +35,35 @@ impl Activity {
     pub(crate) fn is_busy(&self, task: &mut Context<'_>) -> bool {
         self.reader.register(task.waker());
         self.answers.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// The handler's side of a request's body: says whether more of it is waited for.
+#[derive(Debug)]
+pub(crate) struct BodyWatch(Arc<Activity>);
+
+impl BodyWatch {
+    /// Begins for the body of the request that is answered now.
+    pub(crate) fn new(activity: &Arc<Activity>) -> Self {
+        Self(Arc::clone(activity))
+    }
+
+    /// The body was asked for more: is it still to come?
+    pub(crate) fn polled(&self, is_pending: bool) {
+        self.0.awaits_body.store(is_pending, Ordering::SeqCst);
+    }
+}
+
+impl Drop for BodyWatch {
+    fn drop(&mut self) {
+        self.polled(false);
+    }
+}
+
+impl Activity {
+    /// Does a handler wait for more of the request's body? It does not while it has yet to take what has arrived.
+    pub(crate) fn awaits_body(&self) -> bool {
+        self.awaits_body.load(Ordering::SeqCst)
     }
 }
 

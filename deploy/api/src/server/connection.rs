@@ -6,6 +6,8 @@
 //! is told the latter, and this stream keeps the end of input from it while an answer is under way, unless the peer has
 //! closed both directions, which a unix socket tells (`POLLHUP`). TCP does not tell; there, as in dockerd, the end of
 //! input means that the client is gone, but for take-overs, whose end of input is the end of the container's input.
+//! A handler that goes on waiting for the rest of its request's body after that end would wait for ever: then hyper is
+//! told, too, and fails the body. Only after a pause: a body that is complete may not have reached its handler yet.
 
 use std::io;
 use std::pin::Pin;
@@ -52,6 +54,13 @@ impl Transport for tokio_rustls::server::TlsStream<TcpStream> {
     }
 }
 
+/// When a half-closed peer is looked at again.
+struct HangUpCheck {
+    at: Pin<Box<Sleep>>,
+    /// Was the rest of a body waited for when the pause began?
+    awaited_body: bool,
+}
+
 /// See the module.
 pub(crate) struct ConnectionIo {
     transport: Box<dyn Transport>,
@@ -68,7 +77,7 @@ pub(crate) struct ConnectionIo {
     /// Does a handler have the connection, and was it told of that end?
     taken_over: bool,
     end_told: bool,
-    hang_up_check: Option<Pin<Box<Sleep>>>,
+    hang_up_check: Option<HangUpCheck>,
     takes_over: bool,
     /// The answer's head, when it has to be rewritten, until it is complete.
     answer: Option<BytesMut>,
@@ -149,12 +158,20 @@ impl ConnectionIo {
             if gone.unwrap_or(!self.takes_over) {
                 return Poll::Ready(());
             }
-            if gone.is_none() {
+            let awaits_body = !self.taken_over && self.activity.awaits_body();
+            if gone.is_none() && !awaits_body {
                 return Poll::Pending;
             }
-            let check = self.hang_up_check.get_or_insert_with(|| Box::pin(tokio::time::sleep(HANG_UP_CHECK)));
-            ready!(check.as_mut().poll(task));
+            let check = self.hang_up_check.get_or_insert_with(|| HangUpCheck {
+                at: Box::pin(tokio::time::sleep(HANG_UP_CHECK)),
+                awaited_body: awaits_body,
+            });
+            ready!(check.at.as_mut().poll(task));
+            let awaited_body = check.awaited_body;
             self.hang_up_check = None;
+            if awaited_body && awaits_body {
+                return Poll::Ready(());
+            }
         }
     }
 

@@ -190,6 +190,23 @@ async fn errors_are_json_with_the_right_status() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_cut_short_is_refused_also_when_its_end_comes_later() {
+    let fixture = start();
+    let head = "POST /json HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n";
+    for rest in ["Content-Length: 100\r\n\r\n{\"a\":", "Transfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n"] {
+        let mut stream = fixture.connect().await;
+        stream.write_all(format!("{head}{rest}").as_bytes()).await.expect("write");
+        // The handler waits for the rest by now, and the answer is under way.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.shutdown().await.expect("shutdown");
+        let mut answer = Vec::new();
+        within(stream.read_to_end(&mut answer)).await.expect("read");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("cut short"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_still_sends_sees_the_refusal() {
     let fixture = start();
     let mut stream = fixture.connect().await;
