@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 mod body;
 mod context;
 mod error;
+mod fold;
 mod hijack;
 pub mod node;
 mod query;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::body::RequestBody;
 use crate::error::ApiError;
+use crate::fold::Folded;
 use crate::query::Query;
 use crate::version::ApiVersion;
 
@@ -47,11 +48,12 @@ impl Request {
         decode_json(&body)
     }
 
-    /// Reads a JSON body whose `null` members mean "absent": Go's clients send them so.
+    /// Reads a JSON body whose `null` members mean "absent", and whose members may be spelt in any case: Go's clients
+    /// send the one, and Docker's reference has the other.
     pub(crate) async fn json_without_nulls<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
         let mut value: Value = self.json().await?;
         strip_nulls(&mut value);
-        serde_json::from_value(value).map_err(|error| explain(&error))
+        T::deserialize(Folded(value)).map_err(|error| explain(&error))
     }
 
     /// Reads a JSON body that may be missing altogether.
