@@ -10,6 +10,7 @@ pub mod id;
 pub mod object;
 pub mod spec;
 pub mod task_state;
+pub mod template;
 pub mod time;
 
 /// Messages and services of the cluster port, generated from `proto/shoal.proto`.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use crate::spec::{
-    AddressPools, ClusterSpec, ConfigSpec, EndpointMode, NetworkSpec, NodeRole, NodeSpec, Platform, PortConfig,
-    ResourceAmount, SecretSpec, ServiceSpec, TaskSpec,
+    AddressPools, ClusterSpec, ConfigSpec, EndpointMode, Labels, LogDriver, NetworkSpec, NodeRole, NodeSpec, Platform,
+    PortConfig, ResourceAmount, SecretSpec, ServiceSpec, TaskSpec,
 };
 use crate::task_state::TaskState;
 use crate::time::Timestamp;
@@ -355,7 +355,7 @@ pub struct Task {
     pub meta: Meta,
     /// The service it belongs to.
     pub service_id: ServiceId,
-    /// That service's name and labels when the task was made.
+    /// That service's name when the task was made.
     pub service_name: Arc<str>,
     /// Its slot, from 1; 0 for global services.
     pub slot: u64,
@@ -385,6 +385,12 @@ pub struct Task {
     pub running_since: Timestamp,
     /// When the managers learned that it ended, by their clock; "never" while it lives.
     pub ended_at: Timestamp,
+    /// The cluster's log driver when the task was made, if its spec names none; `None` is the node's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_log_driver: Option<Arc<LogDriver>>,
+    /// The service's labels when the task was made; `None` when it has none, or no placeholder of the task wants them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_labels: Option<Arc<Labels>>,
 }
 
 impl Task {

@@ -11,8 +11,9 @@ use shoal_engine::model::{
 use shoal_proto::id::NetworkId;
 use shoal_proto::object::Task;
 use shoal_proto::spec::{self, ContainerSpec, FileTarget, MountKind, Protocol, PublishMode, SeccompMode};
+use shoal_proto::template::TemplateError;
 
-use super::template::{UnknownPlaceholder, Values};
+use super::template::Values;
 
 /// Driver and name of the networks that a task may be on.
 pub(crate) type NetworkNames = BTreeMap<NetworkId, (String, String)>;
@@ -21,7 +22,7 @@ pub(crate) type NetworkNames = BTreeMap<NetworkId, (String, String)>;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpecError {
     #[error(transparent)]
-    Placeholder(#[from] UnknownPlaceholder),
+    Placeholder(#[from] TemplateError),
     #[error("secret {name} has not reached this node")]
     MissingSecret { name: String },
     #[error("config {name} has not reached this node")]
@@ -115,7 +116,9 @@ fn host_config(task: &Task, values: &Values<'_>) -> Result<HostConfig, SpecError
     let (container, resources) = (&task.spec.container, &task.spec.resources);
     let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
     let dns = container.dns.clone().unwrap_or_default();
-    let log_config = task.spec.log_driver.as_ref().map_or_else(LogConfig::default, |driver| LogConfig {
+    let (cpu_period, cpu_quota) = cpu_quota(resources.limits.nano_cpus);
+    let driver = task.spec.log_driver.as_ref().or(task.default_log_driver.as_deref());
+    let log_config = driver.map_or_else(LogConfig::default, |driver| LogConfig {
         kind: driver.name.clone(),
         config: driver.options.clone(),
     });
@@ -132,10 +135,11 @@ fn host_config(task: &Task, values: &Values<'_>) -> Result<HostConfig, SpecError
         readonly_rootfs: container.read_only,
         security_opt: list(&security_options(&container.privileges)),
         sysctls: (!container.sysctls.is_empty()).then(|| container.sysctls.clone()),
+        // As in dockerd reservations are the scheduler's alone: no cgroup hears of them.
         memory: resources.limits.memory_bytes,
-        memory_reservation: resources.reservations.memory_bytes,
         memory_swap: resources.memory_swap_bytes,
-        nano_cpus: resources.limits.nano_cpus,
+        cpu_period,
+        cpu_quota,
         pids_limit: (resources.limits.pids != 0).then_some(resources.limits.pids),
         ulimits: (!container.ulimits.is_empty()).then(|| container.ulimits.iter().map(ulimit).collect()),
         mounts: (!container.mounts.is_empty())
@@ -144,6 +148,22 @@ fn host_config(task: &Task, values: &Values<'_>) -> Result<HostConfig, SpecError
         init: container.init,
         ..HostConfig::default()
     })
+}
+
+/// A limit in billionths of a core as period and quota in microseconds, as dockerd gives tasks theirs: unlike `NanoCpus`
+/// they may ask for more than the node has, since the service was made for nodes of all sizes.
+fn cpu_quota(nano_cpus: i64) -> (i64, i64) {
+    const PERIOD: i64 = 100_000;
+    /// The kernel takes no quota below this.
+    const LEAST_QUOTA: i64 = 1_000;
+    /// Nor a period above this. With it the least limit of a service, 0.001 cores, is just possible.
+    const LONGEST_PERIOD: i64 = 1_000_000;
+    let quota = |period: i64| i64::try_from(i128::from(nano_cpus) * i128::from(period) / 1_000_000_000).unwrap_or(0);
+    match nano_cpus {
+        ..=0 => (0, 0),
+        _ if quota(PERIOD) < LEAST_QUOTA => (LONGEST_PERIOD, quota(LONGEST_PERIOD).max(LEAST_QUOTA)),
+        _ => (PERIOD, quota(PERIOD)),
+    }
 }
 
 /// Lines of a hosts file, `address name...`, as the engine's `name:address`.
@@ -193,13 +213,15 @@ fn mount(wanted: &spec::Mount, values: &Values<'_>) -> Result<Mount, SpecError> 
         }
         MountKind::Volume => {
             "volume".clone_into(&mut mount.kind);
-            let driver = MountDriver {
-                name: wanted.volume_driver.clone(),
-                options: (!wanted.volume_options.is_empty()).then(|| wanted.volume_options.clone()),
+            let expanded = |pairs: &BTreeMap<String, String>| -> Result<Option<BTreeMap<String, String>>, SpecError> {
+                let pairs = pairs.iter().map(|(name, value)| Ok((name.clone(), values.expand(value)?)));
+                let pairs: BTreeMap<_, _> = pairs.collect::<Result<_, SpecError>>()?;
+                Ok((!pairs.is_empty()).then_some(pairs))
             };
+            let driver = MountDriver { name: wanted.volume_driver.clone(), options: expanded(&wanted.volume_options)? };
             mount.volume_options = Some(VolumeOptions {
                 no_copy: wanted.no_copy,
-                labels: (!wanted.volume_labels.is_empty()).then(|| wanted.volume_labels.clone()),
+                labels: expanded(&wanted.volume_labels)?,
                 subpath: wanted.subpath.clone(),
                 driver_config: (driver != MountDriver::default()).then_some(driver),
             });
@@ -311,6 +333,37 @@ mod tests {
         assert_eq!(request.config.labels["com.docker.swarm.service.name"], "web");
         assert_eq!(request.config.labels["com.docker.swarm.task.name"], "web.3.0000000000000000000000001");
         assert_eq!(request.host_config.network_mode, "default");
+    }
+
+    #[test]
+    fn limits_become_quotas_and_reservations_nothing() {
+        let mut task = task(ContainerSpec::default());
+        let resources = &mut Arc::make_mut(&mut task.spec).resources;
+        resources.limits.nano_cpus = 64_000_000_000;
+        resources.limits.memory_bytes = 8 << 20;
+        resources.reservations.memory_bytes = 1 << 30;
+        let host = translate(&task, &Dependencies::default(), &NetworkNames::new()).expect("request").host_config;
+        assert_eq!((host.nano_cpus, host.cpu_period, host.cpu_quota), (0, 100_000, 6_400_000));
+        assert_eq!((host.memory, host.memory_reservation), (8 << 20, 0));
+        assert_eq!(cpu_quota(0), (0, 0));
+        assert_eq!(cpu_quota(500_000_000), (100_000, 50_000));
+        assert_eq!(cpu_quota(10_000_000), (100_000, 1_000));
+        assert_eq!(cpu_quota(9_000_000), (1_000_000, 9_000));
+        assert_eq!(cpu_quota(1_000_000), (1_000_000, 1_000));
+    }
+
+    #[test]
+    fn the_log_driver_is_the_tasks_then_the_clusters() {
+        let driver = |name: &str| spec::LogDriver { name: name.to_owned(), ..spec::LogDriver::default() };
+        let mut task = task(ContainerSpec::default());
+        task.default_log_driver = Some(Arc::new(driver("none")));
+        let kind = |task: &Task| {
+            let request = translate(task, &Dependencies::default(), &NetworkNames::new()).expect("request");
+            request.host_config.log_config.kind
+        };
+        assert_eq!(kind(&task), "none");
+        Arc::make_mut(&mut task.spec).log_driver = Some(driver("json-file"));
+        assert_eq!(kind(&task), "json-file");
     }
 
     #[test]

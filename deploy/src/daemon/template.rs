@@ -1,7 +1,9 @@
-//! Placeholders in a service's host name, environment and mounts: `{{.Node.Hostname}}` and the like, as Swarm's.
+//! What placeholders of a task stand for on this node. Their syntax is [`shoal_proto::template`]'s.
 
 use shoal_proto::id::NodeId;
 use shoal_proto::object::Task;
+use shoal_proto::spec::Labels;
+use shoal_proto::template::{self, Part, Placeholder, TemplateError};
 
 /// What placeholders stand for.
 #[derive(Debug, Clone)]
@@ -13,57 +15,59 @@ pub(crate) struct Values<'a> {
     pub(crate) os: &'a str,
 }
 
-/// A placeholder that cannot be filled.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "cannot expand {{{{{placeholder}}}}}: known are .Service.ID, .Service.Name, .Node.ID, .Node.Hostname, .Node.Platform.Architecture, .Node.Platform.OS, .Task.ID, .Task.Name and .Task.Slot"
-)]
-pub(crate) struct UnknownPlaceholder {
-    placeholder: String,
-}
-
 impl Values<'_> {
     /// The text with its placeholders filled.
-    pub(crate) fn expand(&self, text: &str) -> Result<String, UnknownPlaceholder> {
+    pub(crate) fn expand(&self, text: &str) -> Result<String, TemplateError> {
         let mut expanded = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("{{") {
-            expanded.push_str(before);
-            let unknown = |placeholder: &str| UnknownPlaceholder { placeholder: placeholder.to_owned() };
-            let (placeholder, tail) = after.split_once("}}").ok_or_else(|| unknown(after))?;
-            expanded.push_str(&self.value(placeholder.trim()).ok_or_else(|| unknown(placeholder))?);
-            rest = tail;
+        for part in template::parse(text)? {
+            match part {
+                Part::Text(text) => expanded.push_str(text),
+                Part::Value(placeholder) => expanded.push_str(&self.value(placeholder)),
+            }
         }
-        expanded.push_str(rest);
         Ok(expanded)
     }
 
-    fn value(&self, placeholder: &str) -> Option<String> {
+    fn value(&self, placeholder: Placeholder<'_>) -> String {
         let task = self.task;
-        Some(match placeholder {
-            ".Service.ID" => task.service_id.to_string(),
-            ".Service.Name" => task.service_name.to_string(),
-            ".Node.ID" => self.node_id.to_string(),
-            ".Node.Hostname" => self.node_hostname.to_owned(),
-            ".Node.Platform.Architecture" => self.architecture.to_owned(),
-            ".Node.Platform.OS" => self.os.to_owned(),
-            ".Task.ID" => task.id.to_string(),
-            ".Task.Name" => task.name(),
+        match placeholder {
+            Placeholder::ServiceId => task.service_id.to_string(),
+            Placeholder::ServiceName => task.service_name.to_string(),
+            Placeholder::ServiceLabels => as_go_prints(task.service_labels.as_deref()),
+            // The manager has seen to it that a label that is required is there.
+            Placeholder::ServiceLabel { name, .. } => {
+                task.service_labels.as_ref().and_then(|labels| labels.get(name)).cloned().unwrap_or_default()
+            }
+            Placeholder::NodeId => self.node_id.to_string(),
+            Placeholder::NodeHostname => self.node_hostname.to_owned(),
+            Placeholder::NodeArchitecture => self.architecture.to_owned(),
+            Placeholder::NodeOs => self.os.to_owned(),
+            Placeholder::TaskId => task.id.to_string(),
+            Placeholder::TaskName => task.name(),
             // Global tasks have their node's id for a slot, as in their names.
-            ".Task.Slot" if task.slot == 0 => self.node_id.to_string(),
-            ".Task.Slot" => task.slot.to_string(),
-            _ => return None,
-        })
+            Placeholder::TaskSlot if task.slot == 0 => self.node_id.to_string(),
+            Placeholder::TaskSlot => task.slot.to_string(),
+        }
     }
+}
+
+/// `map[a:b c:d]`, as Go prints a map.
+fn as_go_prints(labels: Option<&Labels>) -> String {
+    let pairs: Vec<_> = labels.into_iter().flatten().map(|(name, value)| format!("{name}:{value}")).collect();
+    format!("map[{}]", pairs.join(" "))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn placeholders_are_filled_and_unknown_ones_named() {
-        let task = Task { service_name: "web".into(), slot: 3, ..Task::default() };
+        let labels = Labels::from([("a.b".to_owned(), "dotted".to_owned()), ("tier".to_owned(), "front".to_owned())]);
+        let task =
+            Task { service_name: "web".into(), slot: 3, service_labels: Some(Arc::new(labels)), ..Task::default() };
         let values = Values {
             task: &task,
             node_id: NodeId::from_bits(1),
@@ -71,9 +75,15 @@ mod tests {
             architecture: "x86_64",
             os: "linux",
         };
-        assert_eq!(values.expand("{{.Service.Name}}-{{ .Task.Slot }}@{{.Node.Hostname}}!"), Ok("web-3@m1!".to_owned()));
-        assert_eq!(values.expand("plain"), Ok("plain".to_owned()));
-        assert!(values.expand("{{.Nonsense}}").is_err_and(|error| error.to_string().contains("{{.Nonsense}}")));
-        assert!(values.expand("{{.Task.ID").is_err());
+        let expand = |text| values.expand(text);
+        assert_eq!(expand("{{.Service.Name}}-{{ .Task.Slot }}@{{.Node.Hostname}}!"), Ok("web-3@m1!".to_owned()));
+        assert_eq!(expand("plain"), Ok("plain".to_owned()));
+        assert_eq!(expand("x {{- .Task.Slot -}} y"), Ok("x3y".to_owned()));
+        assert_eq!(expand("{{.Service.Labels.tier}}"), Ok("front".to_owned()));
+        assert_eq!(expand("{{index .Service.Labels \"a.b\"}}"), Ok("dotted".to_owned()));
+        assert_eq!(expand("<{{index .Service.Labels \"gone\"}}>"), Ok("<>".to_owned()));
+        assert_eq!(expand("{{.Service.Labels}}"), Ok("map[a.b:dotted tier:front]".to_owned()));
+        assert!(expand("{{.Nonsense}}").is_err_and(|error| error.to_string().contains("{{.Nonsense}}")));
+        assert!(expand("{{.Task.ID").is_err());
     }
 }

@@ -3,7 +3,6 @@
 mod container;
 mod network;
 mod service;
-mod template;
 
 use std::time::Duration;
 

@@ -192,7 +192,9 @@ fn containers() {
     refuses_task(|task| task.container.env = vec!["=x".into()], "ContainerSpec: invalid environment variable: \"=x\"");
     refuses_task(
         |task| task.container.hostname = "{{.Node.Colour}}".into(),
-        "ContainerSpec: invalid template \"{{.Node.Colour}}\": can't evaluate field .Node.Colour",
+        "ContainerSpec: invalid template \"{{.Node.Colour}}\": cannot evaluate {{.Node.Colour}}: \
+         known are .Service.ID, .Service.Name, .Service.Labels.<name>, index .Service.Labels \"<name>\", .Node.ID, \
+         .Node.Hostname, .Node.Platform.Architecture, .Node.Platform.OS, .Task.ID, .Task.Name and .Task.Slot",
     );
     refuses_task(
         |task| task.container.dir = "srv".into(),

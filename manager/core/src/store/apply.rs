@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use shoal_proto::id::{NodeId, ServiceId, TaskId};
 use shoal_proto::object::{Cluster, Meta, Node, Service, Task};
-use shoal_proto::spec::TaskSpec;
+use shoal_proto::spec::{Labels, LogDriver, TaskSpec};
 use shoal_proto::task_state::TaskState;
+use shoal_proto::template;
 use shoal_proto::time::Timestamp;
 
 use super::Store;
@@ -239,8 +240,18 @@ impl Store {
             by_update: new.by_update,
             running_since: Timestamp::ZERO,
             ended_at: Timestamp::ZERO,
+            default_log_driver: self.default_log_driver(service),
+            service_labels: service_labels(service),
         };
         self.set_task(now, task)
+    }
+
+    /// As in Swarm: taken when the task is made, so that a change of the cluster's default replaces no task.
+    fn default_log_driver(&self, service: &Service) -> Option<Arc<LogDriver>> {
+        if service.spec.task.log_driver.is_some() {
+            return None;
+        }
+        self.cluster().and_then(|cluster| cluster.spec.default_log_driver.clone()).map(Arc::new)
     }
 
     fn patch_task(&mut self, now: Timestamp, id: TaskId, patch: &TaskPatch) -> Result<bool, ApplyError> {
@@ -406,4 +417,11 @@ fn share_specs(after: &mut Service, old: &Service) {
         }
         intern(&mut Arc::make_mut(previous).task, &old.spec.task);
     }
+}
+
+/// Kept with a task only where its placeholders want them: a million tasks must not carry what none of them reads.
+fn service_labels(service: &Service) -> Option<Arc<Labels>> {
+    let labels = &service.spec.labels;
+    let wanted = !labels.is_empty() && template::uses_service_labels(&service.spec.task.container);
+    wanted.then(|| Arc::new(labels.clone()))
 }

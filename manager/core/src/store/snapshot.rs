@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use shoal_proto::codec::{self, DecodeError};
 use shoal_proto::id::{NetworkId, NodeId, ServiceId, TaskId};
 use shoal_proto::object::{Meta, NetworkAttachment, RestartTrack, Task, TaskStatus};
-use shoal_proto::spec::{EndpointMode, PortConfig, TaskSpec};
+use shoal_proto::spec::{EndpointMode, Labels, LogDriver, PortConfig, TaskSpec};
 use shoal_proto::task_state::TaskState;
 use shoal_proto::time::Timestamp;
 
@@ -70,6 +70,10 @@ struct TaskRecord {
     by_update: bool,
     running_since: Timestamp,
     ended_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_log_driver: Option<Arc<LogDriver>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_labels: Option<Arc<Labels>>,
 }
 
 impl TaskRecord {
@@ -93,6 +97,8 @@ impl TaskRecord {
             by_update,
             running_since,
             ended_at,
+            default_log_driver,
+            service_labels,
         } = task.clone();
         let service_name = service_name.to_string();
         Self {
@@ -114,6 +120,8 @@ impl TaskRecord {
             by_update,
             running_since,
             ended_at,
+            default_log_driver,
+            service_labels,
         }
     }
 
@@ -137,6 +145,8 @@ impl TaskRecord {
             by_update: self.by_update,
             running_since: self.running_since,
             ended_at: self.ended_at,
+            default_log_driver: self.default_log_driver,
+            service_labels: self.service_labels,
         }
     }
 }

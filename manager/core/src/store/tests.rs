@@ -6,9 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use shoal_proto::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use shoal_proto::object::{
-    Config, Network, NetworkAllocation, NetworkAttachment, Node, Secret, Service, Task, TaskStatus,
+    Cluster, Config, Network, NetworkAllocation, NetworkAttachment, Node, Secret, Service, Task, TaskStatus,
 };
-use shoal_proto::spec::{ContainerSpec, NetworkSpec, SecretSpec, ServiceSpec, TaskSpec};
+use shoal_proto::spec::{
+    ClusterSpec, ContainerSpec, Labels, LogDriver, NetworkSpec, SecretSpec, ServiceSpec, TaskSpec,
+};
 use shoal_proto::task_state::TaskState;
 use shoal_proto::time::Timestamp;
 
@@ -90,6 +92,36 @@ fn a_batch_is_applied_whole_or_not_at_all() {
     store.skip_to(2);
     assert_eq!(store.version(), 2);
     assert_eq!(store.apply(2, Timestamp::ZERO, &[]), Err(ApplyError::OldEntry { version: 2, at: 2 }));
+}
+
+#[test]
+fn a_task_carries_what_its_spec_leaves_to_cluster_and_service() {
+    let mut store = Store::new();
+    let default = Some(LogDriver { name: "none".into(), ..LogDriver::default() });
+    let cluster = Cluster {
+        spec: ClusterSpec { default_log_driver: default.clone(), ..ClusterSpec::default() },
+        ..Cluster::default()
+    };
+    let labels = Labels::from([("tier".to_owned(), "front".to_owned())]);
+    let mut plain = service(1, "plain");
+    plain.spec.labels = labels.clone();
+    let mut particular = service(2, "particular");
+    particular.spec.labels = labels.clone();
+    let task = Arc::make_mut(&mut particular.spec.task);
+    task.log_driver = Some(LogDriver { name: "json-file".into(), ..LogDriver::default() });
+    task.container.env = vec!["TIER={{.Service.Labels.tier}}".to_owned()];
+    let made = [Change::create(cluster), Change::create(plain), Change::create(particular)];
+    apply(&mut store, &made).expect("fits");
+    apply(&mut store, &[new_task(11, 1), new_task(12, 2)]).expect("fits");
+    let carried = |store: &Store, bits| {
+        let task = store.task(TaskId::from_bits(bits)).expect("task");
+        (task.default_log_driver.as_deref().cloned(), task.service_labels.as_deref().cloned())
+    };
+    assert_eq!(carried(&store, 11), (default, None));
+    assert_eq!(carried(&store, 12), (None, Some(labels)));
+    let restored = restored(&store);
+    assert_eq!(carried(&restored, 11), carried(&store, 11));
+    assert_eq!(carried(&restored, 12), carried(&store, 12));
 }
 
 #[test]

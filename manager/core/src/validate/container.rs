@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoal_proto::error::Failure;
-use shoal_proto::spec::{ContainerSpec, FileTarget, Healthcheck, Mount, MountKind, Ulimit};
+use shoal_proto::spec::{ContainerSpec, FileTarget, Healthcheck, Labels, Mount, MountKind, Ulimit};
+use shoal_proto::template;
 
-use super::template;
 use crate::store::Store;
 
 /// Limits that setrlimit(2) knows.
@@ -29,7 +29,8 @@ const ULIMITS: [&str; 16] = [
     "stack",
 ];
 
-pub(super) fn check(container: &ContainerSpec, store: &Store) -> Result<(), Failure> {
+/// `labels` are those of the service.
+pub(super) fn check(container: &ContainerSpec, labels: &Labels, store: &Store) -> Result<(), Failure> {
     image(&container.image)?;
     mounts(&container.mounts)?;
     if let Some(check) = &container.healthcheck {
@@ -52,7 +53,7 @@ pub(super) fn check(container: &ContainerSpec, store: &Store) -> Result<(), Fail
     capabilities(&container.capability_add)?;
     capabilities(&container.capability_drop)?;
     ulimits(&container.ulimits)?;
-    templates(container)?;
+    templates(container, labels)?;
     secrets(container, store)?;
     configs(container, store)
 }
@@ -218,12 +219,9 @@ fn ulimits(ulimits: &[Ulimit]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn templates(container: &ContainerSpec) -> Result<(), Failure> {
-    let mounts = container.mounts.iter().flat_map(|mount| [&mount.source, &mount.target]);
-    let labels = container.mounts.iter().flat_map(|mount| mount.volume_labels.values());
-    let texts = std::iter::once(&container.hostname).chain(&container.env).chain(mounts).chain(labels);
-    for text in texts {
-        template::check(text)
+fn templates(container: &ContainerSpec, labels: &Labels) -> Result<(), Failure> {
+    for text in template::texts(container) {
+        template::check(text, labels)
             .map_err(|reason| Failure::invalid(format!("ContainerSpec: invalid template {text:?}: {reason}")))?;
     }
     Ok(())

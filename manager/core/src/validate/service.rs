@@ -76,7 +76,7 @@ fn task(spec: &ServiceSpec, store: &Store) -> Result<(), Failure> {
     if task.log_driver.as_ref().is_some_and(|driver| driver.name.is_empty() && !driver.options.is_empty()) {
         return Err(Failure::invalid("TaskSpec: log options need the name of a log driver"));
     }
-    container::check(&task.container, store)
+    container::check(&task.container, &spec.labels, store)
 }
 
 fn duration(what: &str, value: Duration) -> Result<(), Failure> {
