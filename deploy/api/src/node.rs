@@ -103,8 +103,9 @@ pub struct JoinRequest {
 ///
 /// Calls are not serialised by the API: the daemon refuses what clashes with a change that is under way.
 pub trait NodeControl: Send + Sync + 'static {
-    /// Where the node stands now. Cheap: it is part of every `info`.
-    fn status(&self) -> BoxFuture<'_, LocalNodeStatus>;
+    /// Where the node stands now, from what it knows itself: it is part of every `_ping`, and of requests that must be
+    /// answered while no leader can be reached.
+    fn status(&self) -> LocalNodeStatus;
 
     /// Makes a cluster with this node as its first manager; returns when the node is active.
     fn init(&self, request: InitRequest) -> BoxFuture<'_, Result<NodeId, Failure>>;

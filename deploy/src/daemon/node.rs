@@ -337,18 +337,15 @@ fn ca_failure(error: &ca_client::CaError) -> Failure {
 }
 
 impl NodeControl for Node {
-    fn status(&self) -> BoxFuture<'_, LocalNodeStatus> {
-        async move {
-            match self.membership() {
-                Membership::None => LocalNodeStatus::default(),
-                Membership::Pending => LocalNodeStatus { state: LocalNodeState::Pending, ..LocalNodeStatus::default() },
-                Membership::Broken(error) => {
-                    LocalNodeStatus { state: LocalNodeState::Error, error, ..LocalNodeStatus::default() }
-                }
-                Membership::Member(member) => member_status(&member).await,
+    fn status(&self) -> LocalNodeStatus {
+        match self.membership() {
+            Membership::None => LocalNodeStatus::default(),
+            Membership::Pending => LocalNodeStatus { state: LocalNodeState::Pending, ..LocalNodeStatus::default() },
+            Membership::Broken(error) => {
+                LocalNodeStatus { state: LocalNodeState::Error, error, ..LocalNodeStatus::default() }
             }
+            Membership::Member(member) => member_status(&member),
         }
-        .boxed()
     }
 
     fn init(&self, request: InitRequest) -> BoxFuture<'_, Result<NodeId, Failure>> {
@@ -382,16 +379,18 @@ impl NodeControl for Node {
     }
 }
 
-async fn member_status(member: &Member) -> LocalNodeStatus {
+fn member_status(member: &Member) -> LocalNodeStatus {
     let session = member.session();
     let manager = member.manager();
     let managers = match &manager {
-        Some(manager) => manager
-            .members()
-            .await
-            .into_iter()
-            .map(|peer| RemoteManager { node_id: Some(peer.node_id), addr: peer.addr.to_string() })
-            .collect(),
+        Some(manager) => {
+            let store = manager.local();
+            let members = store.nodes().filter_map(|node| {
+                let addr = node.manager.as_ref()?.addr;
+                Some(RemoteManager { node_id: Some(node.id), addr: addr.to_string() })
+            });
+            members.collect()
+        }
         None => member.managers().into_iter().map(|addr| RemoteManager { node_id: None, addr }).collect(),
     };
     LocalNodeStatus {

@@ -23,7 +23,7 @@ use crate::version::ApiVersion;
 type Answer = Result<Response, ApiError>;
 
 pub(super) async fn ping(context: Arc<Context>, _: Request) -> Answer {
-    let status = context.node.status().await;
+    let status = context.node.status();
     let mut answer = response::text(StatusCode::OK, "OK");
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));

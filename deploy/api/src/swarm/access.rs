@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::time::Duration;
 
 use shoal_manager::ManagerHandle;
 use shoal_manager_core::store::Store;
@@ -13,6 +14,9 @@ use super::model::ManagerStatus;
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::node::{LocalNodeState, LocalNodeStatus};
+
+/// How long a look at the cluster waits for a leader.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect \
                         this node to swarm and try again.";
@@ -32,10 +36,22 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Asks this node's manager for the current state.
     pub(crate) async fn open(context: &Context) -> Result<Self, ApiError> {
-        let status = context.node.status().await;
+        let status = context.node.status();
         let manager = manager_of(context, &status)?;
         let store = manager.read().await?;
         Ok(Self { manager, store, local_node: status.node_id })
+    }
+
+    /// The state as it is known here when the leader does not answer at once: for what is of use also when it is not
+    /// the newest. `None` when this node is no manager.
+    pub(crate) async fn look(context: &Context) -> Option<Self> {
+        let status = context.node.status();
+        let manager = manager_of(context, &status).ok()?;
+        let store = match tokio::time::timeout(PATIENCE, manager.read()).await {
+            Ok(Ok(store)) => store,
+            _ => manager.local(),
+        };
+        Some(Self { manager, store, local_node: status.node_id })
     }
 
     /// The manager.

@@ -39,7 +39,7 @@ pub(crate) async fn inspect(context: Arc<Context>, _: Request) -> Answer {
 pub(crate) async fn init(context: Arc<Context>, mut request: Request) -> Answer {
     let body: model::InitBody = request.json_without_nulls().await?;
     let init = convert::init_request(body)?;
-    let state = context.node.status().await.state;
+    let state = context.node.status().state;
     if state != LocalNodeState::Inactive && !init.force_new_cluster {
         return Err(Failure::unavailable(MEMBER).into());
     }
@@ -51,7 +51,7 @@ pub(crate) async fn init(context: Arc<Context>, mut request: Request) -> Answer 
 pub(crate) async fn join(context: Arc<Context>, mut request: Request) -> Answer {
     let body: model::JoinBody = request.json_without_nulls().await?;
     let join = convert::join_request(body)?;
-    if context.node.status().await.state != LocalNodeState::Inactive {
+    if context.node.status().state != LocalNodeState::Inactive {
         return Err(Failure::unavailable(MEMBER).into());
     }
     context.node.join(join).await?;
@@ -60,7 +60,7 @@ pub(crate) async fn join(context: Arc<Context>, mut request: Request) -> Answer 
 }
 
 pub(crate) async fn leave(context: Arc<Context>, request: Request) -> Answer {
-    if context.node.status().await.state == LocalNodeState::Inactive {
+    if context.node.status().state == LocalNodeState::Inactive {
         return Err(Failure::unavailable(NOT_MEMBER).into());
     }
     context.node.leave(request.query.flag("force")).await?;
@@ -90,7 +90,7 @@ pub(crate) async fn unlock_key(context: Arc<Context>, _: Request) -> Answer {
 
 pub(crate) async fn unlock(context: Arc<Context>, mut request: Request) -> Answer {
     let body: model::UnlockBody = request.json_without_nulls().await?;
-    match context.node.status().await.state {
+    match context.node.status().state {
         LocalNodeState::Locked => {}
         LocalNodeState::Inactive => return Err(Failure::unavailable(NOT_MEMBER).into()),
         _ => return Err(Failure::conflict("swarm is not locked").into()),

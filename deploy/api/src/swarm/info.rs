@@ -9,7 +9,7 @@ use crate::node::LocalNodeStatus;
 
 /// The `Swarm` block of `info`. It never fails: a manager without a leader shows what the node itself knows.
 pub(crate) async fn info(context: &Context) -> Value {
-    let status = context.node.status().await;
+    let status = context.node.status();
     let mut info = local(&status);
     if !status.control_available {
         return info;
