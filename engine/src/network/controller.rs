@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
+use shoal_proto::assignment::NetworkRecord;
 use shoal_proto::error::{ErrorKind, Failure};
 use shoal_proto::id::NetworkId;
 use tokio::task::AbortHandle;
@@ -99,6 +100,12 @@ impl NetworkController {
     /// The containers of this node on a cluster network, by container id.
     pub fn cluster_containers(&self, network: NetworkId) -> BTreeMap<String, NetworkContainer> {
         inspect::cluster_containers(&lock(&self.core.state), &network.to_string())
+    }
+
+    /// The cluster networks that this node was told of.
+    pub fn cluster_networks(&self) -> Vec<NetworkRecord> {
+        let cluster = lock(&self.core.state).cluster.clone();
+        cluster.iter().flat_map(|cluster| cluster.networks.values()).map(|network| network.record.clone()).collect()
     }
 
     /// The local networks that pass the filters (`dangling driver id label name scope type`), without containers.

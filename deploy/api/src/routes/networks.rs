@@ -20,20 +20,21 @@ use crate::swarm::networks::ServiceInfo;
 
 type Answer = Result<Response, ApiError>;
 
-/// The cluster, when this node is a manager. A manager that cannot answer now is an error only to those who need it.
+/// The cluster, when this node is a manager: to be looked at, not to be changed.
 async fn cluster(context: &Context) -> Option<Cluster> {
-    context.node.manager()?;
-    Cluster::open(context).await.ok()
+    Cluster::look(context).await
 }
 
 pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     let filters = request.query.filters()?;
     let mut networks = context.engine.networks().list(&filters)?;
-    if let Some(cluster) = cluster(&context).await {
-        let shared = cluster_networks::list(&cluster, &filters)?;
-        networks.retain(|local| !shared.iter().any(|network| network.id == local.id));
-        networks.extend(shared);
-    }
+    let shared = match cluster(&context).await {
+        Some(cluster) => cluster_networks::list(&cluster, &filters)?,
+        // A worker knows the cluster networks that its tasks are on.
+        None => cluster_networks::list_known(&context.engine.networks().controller().cluster_networks(), &filters)?,
+    };
+    networks.retain(|local| !shared.iter().any(|network| network.id == local.id));
+    networks.extend(shared);
     json(&networks)
 }
 
@@ -60,9 +61,14 @@ pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
     if scope == "local" {
         return Err(missing());
     }
+    let networks = context.engine.networks();
+    let controller = networks.controller();
     let Some(cluster) = cluster(&context).await else {
-        // A worker knows the cluster networks that its tasks are on.
-        return json(&context.engine.networks().inspect(text).map_err(|_| missing())?);
+        let known = controller.cluster_networks();
+        let found = cluster_networks::find_known(&known, text)?;
+        let mut network = cluster_networks::inspect_known(found);
+        network.containers = controller.cluster_containers(found.id);
+        return json(&network);
     };
     let found = match cluster_networks::find(&cluster, text) {
         Ok(found) => found,
@@ -71,9 +77,7 @@ pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
         Err(error) => return Err(error),
     };
     let mut network = cluster_networks::inspect(&cluster, found);
-    if let Ok(local) = context.engine.networks().inspect(&network.id) {
-        network.containers = local.containers;
-    }
+    network.containers = controller.cluster_containers(found.id);
     let services = request.query.flag("verbose").then(|| cluster_networks::services(&cluster, found.id));
     json(&Verbose { network, services })
 }
@@ -105,7 +109,10 @@ pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
     match context.engine.networks().remove(request.id()).await {
         Err(failure) if failure.kind == ErrorKind::NotFound => {
             let missing = ApiError::from(failure);
-            let cluster = cluster(&context).await.ok_or(missing)?;
+            if context.node.manager().is_none() {
+                return Err(missing);
+            }
+            let cluster = Cluster::open(&context).await?;
             let id = cluster_networks::find(&cluster, request.id())?.id;
             cluster_networks::remove(&cluster, id).await?;
         }
@@ -120,11 +127,16 @@ pub(super) async fn check_attachable(context: &Context, network: &str) -> Result
     if local || context.engine.networks().inspect(network).is_ok_and(|network| network.scope != "swarm") {
         return Ok(());
     }
-    let Some(cluster) = cluster(context).await else { return Ok(()) };
-    match cluster_networks::find(&cluster, network) {
-        Ok(found) => Err(ApiError::not_implemented(format!(
-            "network {} is a cluster network: only services can be attached to it yet",
-            found.spec.name
+    let name = match cluster(context).await {
+        Some(cluster) => cluster_networks::find(&cluster, network).map(|found| found.spec.name.clone()),
+        None => {
+            let known = context.engine.networks().controller().cluster_networks();
+            cluster_networks::find_known(&known, network).map(|found| found.name.clone())
+        }
+    };
+    match name {
+        Ok(name) => Err(ApiError::not_implemented(format!(
+            "network {name} is a cluster network: only services can be attached to it yet"
         ))),
         Err(_) => Ok(()),
     }

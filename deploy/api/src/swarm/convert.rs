@@ -19,7 +19,7 @@ use std::time::Duration;
 use shoal_proto::id::{ConfigId, NetworkId, SecretId};
 
 pub(crate) use self::cluster::{cluster_info, cluster_spec, init_request, join_request};
-pub(crate) use self::network::{network_inspect, network_spec};
+pub(crate) use self::network::{network_inspect, network_spec, vni_option};
 pub(crate) use self::node::{node, node_spec};
 pub(crate) use self::payload::{config, config_spec, secret, secret_spec};
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use shoal_engine::model::Filters;
-use shoal_engine::model::network::{NetworkCreate, NetworkInspect, NetworkPeer};
+use shoal_engine::model::network::{Ipam, IpamPool, NetworkCreate, NetworkInspect, NetworkPeer};
 use shoal_manager_core::store::Store;
+use shoal_proto::assignment::NetworkRecord;
 use shoal_proto::control::{ControlRequest, ControlResponse};
 use shoal_proto::id::NetworkId;
 use shoal_proto::object::Network;
@@ -87,6 +88,58 @@ pub(crate) fn inspect(store: &Store, network: &Network) -> NetworkInspect {
     NetworkInspect { peers: (!peers.is_empty()).then_some(peers), ..convert::network_inspect(network) }
 }
 
+/// A network as a worker knows it: labels and the like stay with the managers.
+pub(crate) fn inspect_known(record: &NetworkRecord) -> NetworkInspect {
+    let pool = record.subnet.map(|subnet| IpamPool {
+        subnet: subnet.to_string(),
+        gateway: record.gateway.map(|addr| addr.to_string()).unwrap_or_default(),
+        ..IpamPool::default()
+    });
+    NetworkInspect {
+        name: record.name.clone(),
+        id: record.id.to_string(),
+        scope: "swarm".to_owned(),
+        driver: record.driver.clone(),
+        enable_ipv4: true,
+        ipam: Ipam { driver: "default".to_owned(), options: None, config: Some(pool.into_iter().collect()) },
+        internal: record.internal,
+        attachable: record.attachable,
+        ingress: record.ingress,
+        options: convert::vni_option(record.vni),
+        ..NetworkInspect::default()
+    }
+}
+
+/// The networks known to a worker that pass the filters. All are in use: that is why it knows them.
+pub(crate) fn list_known(records: &[NetworkRecord], filters: &Filters) -> Result<Vec<NetworkInspect>, ApiError> {
+    let dangling = filters.boolean("dangling")?;
+    let passes = |record: &&NetworkRecord| {
+        record.driver == "overlay"
+            && dangling != Some(true)
+            && filters.matches_exactly("scope", "swarm")
+            && filters.matches_exactly("driver", &record.driver)
+            && filters.matches_exactly("type", if record.ingress { "builtin" } else { "custom" })
+            && filters.matches("name", &record.name)
+            && filters.matches_prefix("id", &record.id.to_string())
+            && filters.matches_labels("label", &BTreeMap::new())
+    };
+    Ok(records.iter().filter(passes).map(inspect_known).collect())
+}
+
+/// One of the networks known to a worker, by id, name, or beginning of the id.
+pub(crate) fn find_known<'a>(records: &'a [NetworkRecord], text: &str) -> Result<&'a NetworkRecord, ApiError> {
+    let overlays = || records.iter().filter(|record| record.driver == "overlay");
+    if let Some(exact) = overlays().find(|record| record.id.to_string() == text || record.name == text) {
+        return Ok(exact);
+    }
+    let mut begun = overlays().filter(|record| !text.is_empty() && record.id.to_string().starts_with(text));
+    match (begun.next(), begun.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => Err(ApiError::invalid(format!("network {text} is ambiguous"))),
+        (None, _) => Err(ApiError::not_found(format!("network {text} not found"))),
+    }
+}
+
 /// The services on a network, by name.
 pub(crate) fn services(store: &Store, id: NetworkId) -> BTreeMap<String, ServiceInfo> {
     let known: BTreeSet<_> = store.services_on_network(id).map(|service| service.id).collect();
@@ -148,6 +201,36 @@ mod tests {
         assert_eq!((shown.scope.as_str(), shown.driver.as_str()), ("swarm", "overlay"));
         assert_eq!(shown.options["com.docker.network.driver.overlay.vxlanid_list"], "4097");
         assert_eq!(shown.ipam.config.expect("pools")[0].subnet, "10.0.1.0/24");
+    }
+
+    #[test]
+    fn a_worker_shows_what_it_knows() {
+        let record = |bits, name: &str, driver: &str| NetworkRecord {
+            id: NetworkId::from_bits(bits),
+            name: name.to_owned(),
+            driver: driver.to_owned(),
+            subnet: Some("10.0.1.0/24".parse().expect("subnet")),
+            gateway: Some([10, 0, 1, 1].into()),
+            vni: 4097,
+            mtu: 0,
+            internal: false,
+            ingress: false,
+            attachable: true,
+            node_address: None,
+        };
+        let known = [record(1, "front", "overlay"), record(2, "host", "host")];
+        let found = find_known(&known, "front").expect("by name");
+        assert_eq!(find_known(&known, &found.id.to_string()).expect("by id").name, "front");
+        assert_eq!(find_known(&known, "host").expect_err("found").status(), 404);
+        let shown = inspect_known(found);
+        assert_eq!((shown.scope.as_str(), shown.attachable), ("swarm", true));
+        assert_eq!(shown.options["com.docker.network.driver.overlay.vxlanid_list"], "4097");
+        let names = |filters: &str| -> Vec<String> {
+            let filters = Filters::parse(filters).expect("filters");
+            list_known(&known, &filters).expect("networks").into_iter().map(|network| network.name).collect()
+        };
+        assert_eq!(names("{}"), ["front"]);
+        assert!(names(r#"{"scope":["local"]}"#).is_empty() && names(r#"{"dangling":["true"]}"#).is_empty());
     }
 
     #[test]

@@ -66,7 +66,12 @@ fn pool(pool: IpamPool) -> Result<IpamConfig, ApiError> {
 fn driver_options(network: &Network) -> BTreeMap<String, String> {
     let mut options = network.spec.driver_options.clone();
     if let Some(allocation) = &network.allocation {
-        options.insert(VNI_OPTION.to_owned(), allocation.vni.to_string());
+/// The option that tells a network's VXLAN identifier.
+pub(crate) fn vni_option(vni: u32) -> BTreeMap<String, String> {
+    BTreeMap::from([(VNI_OPTION.to_owned(), vni.to_string())])
+}
+
+        options.extend(vni_option(allocation.vni));
     }
     options
 }
