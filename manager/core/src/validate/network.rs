@@ -73,7 +73,13 @@ fn options(spec: &NetworkSpec) -> Result<(), Failure> {
             "encrypted" if value != "false" => {
                 return Err(Failure::new(ErrorKind::NotImplemented, "encrypted overlay networks are not offered"));
             }
-            _ => {}
+            "encrypted" => {}
+            _ => {
+                return Err(Failure::new(
+                    ErrorKind::NotImplemented,
+                    format!("driver option {name} is not offered on overlay networks: leave it out"),
+                ));
+            }
         }
     }
     Ok(())

@@ -26,6 +26,9 @@ pub(crate) fn network_spec(request: NetworkCreate) -> Result<NetworkSpec, ApiErr
     if !matches!(ipam.driver.as_str(), "" | "default") {
         return Err(not_offered(&format!("IPAM.Driver {:?}", ipam.driver)));
     }
+    if let Some(name) = ipam.options.as_ref().and_then(|options| options.keys().next()) {
+        return Err(not_offered(&format!("IPAM.Options {name:?} of a cluster network")));
+    }
     Ok(NetworkSpec {
         name: request.name,
         labels: request.labels.unwrap_or_default(),
@@ -63,14 +66,14 @@ fn pool(pool: IpamPool) -> Result<IpamConfig, ApiError> {
     })
 }
 
-fn driver_options(network: &Network) -> BTreeMap<String, String> {
-    let mut options = network.spec.driver_options.clone();
-    if let Some(allocation) = &network.allocation {
 /// The option that tells a network's VXLAN identifier.
 pub(crate) fn vni_option(vni: u32) -> BTreeMap<String, String> {
     BTreeMap::from([(VNI_OPTION.to_owned(), vni.to_string())])
 }
 
+fn driver_options(network: &Network) -> BTreeMap<String, String> {
+    let mut options = network.spec.driver_options.clone();
+    if let Some(allocation) = &network.allocation {
         options.extend(vni_option(allocation.vni));
     }
     options

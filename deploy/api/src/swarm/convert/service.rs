@@ -122,6 +122,9 @@ pub(super) fn attachment(
     config: model::NetworkAttachmentConfig,
     resolve: &dyn Resolve,
 ) -> Result<NetworkAttachmentSpec, ApiError> {
+    if let Some(name) = config.driver_opts.keys().next() {
+        return Err(not_offered(&format!("Networks.DriverOpts {name:?}")));
+    }
     Ok(NetworkAttachmentSpec {
         target: resolve.network(&config.target)?,
         aliases: config.aliases,
