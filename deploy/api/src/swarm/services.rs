@@ -8,7 +8,7 @@ use shoal_engine::model::Filters;
 use shoal_manager_core::store::Store;
 use shoal_proto::control::{ControlRequest, ControlResponse};
 use shoal_proto::object::Service;
-use shoal_proto::spec::{ServiceMode, ServiceSpec};
+use shoal_proto::spec::ServiceMode;
 use shoal_proto::task_state::TaskState;
 
 use super::access::{Cluster, unexpected};
@@ -78,13 +78,10 @@ pub(crate) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
     json(&shown)
 }
 
-async fn spec(context: &Context, request: &mut Request, cluster: &Cluster) -> Result<ServiceSpec, ApiError> {
+async fn spec(request: &mut Request) -> Result<model::ServiceSpec, ApiError> {
     let mut spec: model::ServiceSpec = request.json_without_nulls().await?;
     gate::service_spec(&mut spec, request.version);
-    if spec.name.is_empty() {
-        spec.name = free_name(context, cluster);
-    }
-    convert::service_spec(spec, &**cluster)
+    Ok(spec)
 }
 
 /// As dockerd gives names to services without one.
@@ -101,7 +98,11 @@ fn free_name(context: &Context, store: &Store) -> String {
 
 pub(crate) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
     let cluster = Cluster::open(&context).await?;
-    let spec = spec(&context, &mut request, &cluster).await?;
+    let mut spec = spec(&mut request).await?;
+    if spec.name.is_empty() {
+        spec.name = free_name(&context, &cluster);
+    }
+    let spec = convert::service_spec(spec, &*cluster)?;
     match cluster.control(ControlRequest::CreateService(Box::new(spec))).await? {
         ControlResponse::Service(service, warnings) => {
             let warnings = Some(warnings).filter(|warnings| !warnings.is_empty());
@@ -122,7 +123,12 @@ pub(crate) async fn update(context: Arc<Context>, mut request: Request) -> Answe
     let id = find::service(&cluster, request.id())?.id;
     let change = match request.query.text("rollback") {
         "" | "none" => {
-            let spec = Box::new(spec(&context, &mut request, &cluster).await?);
+            let spec = spec(&mut request).await?;
+            // Only a new service is given a name; a change has to say which one it is for.
+            if spec.name.is_empty() {
+                return Err(ApiError::invalid("meta: name must be provided"));
+            }
+            let spec = Box::new(convert::service_spec(spec, &*cluster)?);
             ControlRequest::UpdateService { id, version, spec }
         }
         "previous" => ControlRequest::RollbackService { id, version },

@@ -1,5 +1,6 @@
 //! Tasks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use shoal_engine::model::Filters;
@@ -40,8 +41,8 @@ pub(crate) async fn list(context: Arc<Context>, request: Request) -> Answer {
 /// The filters with their names resolved.
 struct Wanted<'a> {
     filters: &'a Filters,
-    services: Option<Vec<ServiceId>>,
-    nodes: Option<Vec<NodeId>>,
+    services: Option<BTreeSet<ServiceId>>,
+    nodes: Option<BTreeSet<NodeId>>,
     states: Option<Vec<TaskState>>,
     up_to_date: Option<bool>,
 }
@@ -51,6 +52,7 @@ impl<'a> Wanted<'a> {
         filters.check(FILTERS)?;
         let services = filters
             .contains("service")
+            // A set: a service may be named twice, by its name and by its id.
             .then(|| filters.get("service").map(|text| find::service(store, text).map(|service| service.id)).collect());
         let nodes = filters.contains("node").then(|| {
             let find = |text: &str| match (text, local) {
@@ -142,6 +144,8 @@ mod tests {
         assert_eq!(found("{}").expect("tasks").len(), 3);
         assert_eq!(found(r#"{"service":{"web":true},"_up-to-date":{"true":true}}"#), Ok(vec![11, 12]));
         assert_eq!(found(r#"{"node":["self"],"desired-state":["running","accepted"]}"#), Ok(vec![11, 12]));
+        let twice = format!(r#"{{"service":["web","{}"],"node":["self","one"]}}"#, test_store::SERVICE);
+        assert_eq!(found(&twice).expect("tasks").len(), 3);
         assert_eq!(found(r#"{"node":["one"],"desired-state":["shutdown"]}"#), Ok(vec![10]));
         assert_eq!(found(r#"{"name":["web.2"]}"#), Ok(vec![12]));
         assert_eq!(found(r#"{"label":["tier=back"]}"#), Ok(vec![]));
