@@ -130,6 +130,13 @@ fn an_update_changes_what_its_flags_say_and_nothing_else() {
 }
 
 #[test]
+fn an_update_says_what_is_wrong_with_a_variable() {
+    let mut body = created(&words("-e A=1 web")).unwrap();
+    let refused = parse::<Update>(&words("--env-add =x web")).args.apply(&mut body, &Resolved::default()).unwrap_err();
+    assert_eq!(refused.to_string(), "invalid environment variable: =x");
+}
+
+#[test]
 fn networks_and_files_come_and_go() {
     let before = json!({"TaskTemplate": {"Networks": [{"Target": "n1"}, {"Target": "n2"}], "ContainerSpec": {"Secrets": [
         {"SecretID": "s1", "SecretName": "old", "File": {"Name": "key"}}, {"SecretID": "s2", "SecretName": "other", "File": {"Name": "other"}}]}}});

@@ -172,6 +172,9 @@ impl UpdateArgs {
         if self.spec.detach {
             return Ok(());
         }
+        if self.rollback {
+            return super::progress::wait_for_rollback(context, service.text("ID"), self.spec.quiet).await;
+        }
         super::progress::wait(context, service.text("ID"), self.spec.quiet).await
     }
 
@@ -188,7 +191,7 @@ impl UpdateArgs {
             let before = body.number("TaskTemplate.ForceUpdate");
             set(body, "TaskTemplate.ForceUpdate", before + 1);
         }
-        self.texts(body);
+        self.texts(body)?;
         self.maps(body);
         self.objects(body, resolved);
         self.placement(body)?;
@@ -197,7 +200,7 @@ impl UpdateArgs {
         Ok(())
     }
 
-    fn texts(&self, body: &mut Value) {
+    fn texts(&self, body: &mut Value) -> anyhow::Result<()> {
         let hosts = |pairs: &[(String, String)]| {
             pairs.iter().map(|(name, address)| format!("{address} {name}")).collect::<Vec<_>>()
         };
@@ -207,13 +210,14 @@ impl UpdateArgs {
             let add = add.iter().map(|entry| Value::from(entry.as_str())).collect();
             merge(body, &format!("{CONTAINER}.{path}"), add, remove, key);
         };
-        let added = pair::environment(&self.env_add, &[]).unwrap_or_default();
+        let added = pair::environment(&self.env_add, &[])?;
         edit("Env", &added, &self.env_rm, &key);
         edit("Groups", &self.group_add, &self.group_rm, &whole);
         edit("DNSConfig.Nameservers", &self.dns_add, &self.dns_rm, &whole);
         edit("DNSConfig.Options", &self.dns_option_add, &self.dns_option_rm, &whole);
         edit("DNSConfig.Search", &self.dns_search_add, &self.dns_search_rm, &whole);
         edit("Hosts", &hosts(&self.host_add), &hosts(&self.host_rm), &whole);
+        Ok(())
     }
 
     fn maps(&self, body: &mut Value) {
