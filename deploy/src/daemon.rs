@@ -9,6 +9,7 @@ mod node;
 mod options;
 mod sockets;
 mod template;
+mod tls;
 
 pub(crate) use options::DaemonOptions;
 
@@ -39,7 +40,7 @@ pub(crate) async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     init_log(&settings)?;
     let _lock = DataLock::take(&settings.data_root)?;
     let _pidfile = PidFile::write(&settings.pidfile)?;
-    let listeners = sockets::bind(&settings.listen).await?;
+    let listeners = sockets::bind(&settings.listen, settings.tls.as_ref()).await?;
     let shutdown = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signals(shutdown.clone()));
 

@@ -1,11 +1,14 @@
 //! Options of `shoal daemon`: dockerd's names for dockerd's things, on the command line and in the config file.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde::Deserialize;
+
+use super::tls::TlsFiles;
 
 /// The command line of `shoal daemon`. Absent means: take the config file's value, then the default.
 #[derive(Debug, Clone, Default, Args)]
@@ -16,9 +19,22 @@ pub(crate) struct DaemonOptions {
     /// Folder for sockets and state of what runs [default: /run/shoal]
     #[arg(long, value_name = "DIR")]
     pub exec_root: Option<PathBuf>,
-    /// Where the API listens: unix:///path or tcp://127.0.0.1:port [default: unix:///run/shoal.sock]
+    /// Where the API listens: unix:///path, tcp://address:port or fd:// (sockets passed by systemd); TCP beyond
+    /// loopback needs --tlsverify [default: unix:///run/shoal.sock]
     #[arg(long = "host", short = 'H', value_name = "URL")]
     pub hosts: Vec<String>,
+    /// Use TLS on TCP, and let in only clients with a certificate of --tlscacert
+    #[arg(long)]
+    pub tlsverify: bool,
+    /// Authority that clients' certificates must come from, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+    /// The daemon's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+    /// The key of that certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
     /// File that holds the daemon's process id while it runs [default: /run/shoal.pid]
     #[arg(long, short = 'p', value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
@@ -61,6 +77,10 @@ struct ConfigFile {
     data_root: Option<PathBuf>,
     exec_root: Option<PathBuf>,
     hosts: Option<Vec<String>>,
+    tlsverify: Option<bool>,
+    tlscacert: Option<PathBuf>,
+    tlscert: Option<PathBuf>,
+    tlskey: Option<PathBuf>,
     pidfile: Option<PathBuf>,
     cgroup_parent: Option<String>,
     labels: Option<Vec<String>>,
@@ -83,8 +103,10 @@ struct RuntimeEntry {
 pub(crate) enum Listen {
     /// A unix socket.
     Unix(PathBuf),
-    /// Loopback TCP without TLS.
-    Tcp(std::net::SocketAddr),
+    /// TCP: with TLS, or on loopback.
+    Tcp(SocketAddr),
+    /// The sockets that a service manager passes.
+    Passed,
 }
 
 /// The options with nothing left open.
@@ -96,6 +118,8 @@ pub(crate) struct Settings {
     pub exec_root: PathBuf,
     /// See [`DaemonOptions::hosts`].
     pub listen: Vec<Listen>,
+    /// See [`DaemonOptions::tlsverify`]; `None` is without.
+    pub tls: Option<TlsFiles>,
     /// See [`DaemonOptions::pidfile`].
     pub pidfile: PathBuf,
     /// See [`DaemonOptions::cgroup_parent`].
@@ -142,10 +166,19 @@ pub(crate) fn settle(options: DaemonOptions) -> anyhow::Result<Settings> {
         bail!("default runtime {default_runtime:?} is not among the runtimes: add it with --add-runtime");
     }
     let bip = one_of("bip", options.bip, file.bip)?;
+    let tls = tls(
+        options.tlsverify || file.tlsverify.unwrap_or(false),
+        [
+            one_of("tlscacert", options.tlscacert, file.tlscacert)?,
+            one_of("tlscert", options.tlscert, file.tlscert)?,
+            one_of("tlskey", options.tlskey, file.tlskey)?,
+        ],
+    )?;
     Ok(Settings {
         data_root: absolute(one_of("data-root", options.data_root, file.data_root)?, "/var/lib/shoal")?,
         exec_root: absolute(one_of("exec-root", options.exec_root, file.exec_root)?, "/run/shoal")?,
-        listen: hosts.iter().map(|host| parse_host(host)).collect::<anyhow::Result<_>>()?,
+        listen: hosts.iter().map(|host| parse_host(host, tls.is_some())).collect::<anyhow::Result<_>>()?,
+        tls,
         pidfile: absolute(one_of("pidfile", options.pidfile, file.pidfile)?, "/run/shoal.pid")?,
         cgroup_parent: one_of("cgroup-parent", options.cgroup_parent, file.cgroup_parent)?
             .unwrap_or_else(|| "/shoal".to_owned()),
@@ -206,21 +239,56 @@ fn log_level(level: Option<String>, debug: bool) -> anyhow::Result<String> {
     }
 }
 
-fn parse_host(host: &str) -> anyhow::Result<Listen> {
+fn tls(verify: bool, files: [Option<PathBuf>; 3]) -> anyhow::Result<Option<TlsFiles>> {
+    match (verify, files) {
+        (true, [Some(authority), Some(certificate), Some(key)]) => Ok(Some(TlsFiles { authority, certificate, key })),
+        (true, _) => bail!("tlsverify needs tlscacert, tlscert and tlskey"),
+        (false, [None, None, None]) => Ok(None),
+        // TLS that lets everybody in is not offered.
+        (false, _) => bail!("tlscacert, tlscert and tlskey are of use with tlsverify only: add it"),
+    }
+}
+
+fn parse_host(host: &str, has_tls: bool) -> anyhow::Result<Listen> {
     if let Some(path) = host.strip_prefix("unix://") {
         if !path.starts_with('/') {
             bail!("host {host:?}: the socket's path must be absolute");
         }
         return Ok(Listen::Unix(PathBuf::from(path)));
     }
+    if host == "fd://" {
+        return Ok(Listen::Passed);
+    }
     let Some(addr) = host.strip_prefix("tcp://") else {
-        bail!("host {host:?} is neither unix:///path nor tcp://address:port");
+        bail!("host {host:?} is none of unix:///path, tcp://address:port and fd://");
     };
-    let addr: std::net::SocketAddr = addr.parse().with_context(|| format!("host {host:?}: expected address:port"))?;
-    if !addr.ip().is_loopback() {
-        bail!("host {host:?}: the API is root on this machine and TCP has no TLS yet, so it listens on loopback only");
+    let addr = parse_tcp(addr, has_tls)
+        .with_context(|| format!("host {host:?}: expected tcp://address:port; the address may be localhost"))?;
+    if !addr.ip().is_loopback() && !has_tls {
+        bail!(
+            "host {host:?}: the API is root on this machine, so without TLS it listens on loopback only; use \
+             --tlsverify with --tlscacert, --tlscert and --tlskey"
+        );
     }
     Ok(Listen::Tcp(addr))
+}
+
+/// As in dockerd no address is loopback, and the port is by default 2375, with TLS 2376.
+fn parse_tcp(text: &str, has_tls: bool) -> Option<SocketAddr> {
+    let text = text.trim_end_matches('/');
+    if let Ok(addr) = text.parse() {
+        return Some(addr);
+    }
+    let default_port = if has_tls { 2376 } else { 2375 };
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, port.parse().ok()?),
+        None => (text, default_port),
+    };
+    let ip = match name {
+        "" | "localhost" => Ipv4Addr::LOCALHOST,
+        name => name.parse().ok()?,
+    };
+    Some(SocketAddr::new(ip.into(), port))
 }
 
 #[cfg(test)]
@@ -256,7 +324,10 @@ mod tests {
             ),
             ("{}", DaemonOptions { labels: vec!["zone".into()], ..Default::default() }, "--label"),
             ("{}", DaemonOptions { hosts: vec!["tcp://0.0.0.0:2375".into()], ..Default::default() }, "loopback"),
-            ("{}", DaemonOptions { hosts: vec!["fd://".into()], ..Default::default() }, "neither"),
+            ("{}", DaemonOptions { hosts: vec!["tcp://example.org:2375".into()], ..Default::default() }, "localhost"),
+            ("{}", DaemonOptions { hosts: vec!["npipe://x".into()], ..Default::default() }, "none of"),
+            ("{}", DaemonOptions { tlsverify: true, ..Default::default() }, "tlscacert"),
+            (r#"{"tlskey": "/k"}"#, DaemonOptions::default(), "tlsverify"),
             ("{}", DaemonOptions { bip: Some("172.17.0.1".into()), ..Default::default() }, "--bip"),
             ("{}", DaemonOptions { log_level: Some("loud".into()), ..Default::default() }, "loud"),
             ("{}", DaemonOptions { default_runtime: Some("runc".into()), ..Default::default() }, "runc"),
@@ -265,6 +336,25 @@ mod tests {
             let error = format!("{:#}", with_file(json, options).expect_err(expected));
             assert!(error.contains(expected), "{error:?} does not name {expected:?}");
         }
+    }
+
+    #[test]
+    fn hosts_are_read_as_dockerd_reads_them() {
+        let tcp = |addr: &str| Listen::Tcp(addr.parse().expect("address"));
+        for (host, expected) in [
+            ("fd://", Listen::Passed),
+            ("tcp://127.0.0.1:2375", tcp("127.0.0.1:2375")),
+            ("tcp://localhost:1234", tcp("127.0.0.1:1234")),
+            ("tcp://localhost", tcp("127.0.0.1:2375")),
+            ("tcp://:99/", tcp("127.0.0.1:99")),
+            ("tcp://[::1]:2375", tcp("[::1]:2375")),
+        ] {
+            assert_eq!(parse_host(host, false).expect(host), expected);
+        }
+        assert_eq!(parse_host("tcp://0.0.0.0", true).expect("with TLS"), tcp("0.0.0.0:2376"));
+        assert!(parse_host("tcp://0.0.0.0:2376", false).is_err());
+        let file = |name: &str| Some(PathBuf::from(name));
+        assert!(tls(true, [file("ca"), file("cert"), file("key")]).expect("all are there").is_some());
     }
 
     #[test]

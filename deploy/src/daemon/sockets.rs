@@ -3,26 +3,74 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use rustix::net::AddressFamily;
+use rustls::ServerConfig;
 use shoal_api::Listener;
+use shoal_engine_sys::process::adopt;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::options::Listen;
+use super::tls::TlsFiles;
 
-/// Binds them all, or none.
-pub(crate) async fn bind(listen: &[Listen]) -> anyhow::Result<Vec<Listener>> {
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
+const FIRST_PASSED: i32 = 3;
+
+/// Binds them all, or none. With TLS every TCP socket has it.
+pub(crate) async fn bind(listen: &[Listen], tls: Option<&TlsFiles>) -> anyhow::Result<Vec<Listener>> {
+    let tls = tls.map(TlsFiles::server_config).transpose()?;
     let mut bound = Vec::new();
     for address in listen {
-        bound.push(match address {
-            Listen::Unix(path) => Listener::Unix(bind_unix(path).await?, Some(path.clone())),
+        match address {
+            Listen::Unix(path) => bound.push(Listener::Unix(bind_unix(path).await?, Some(path.clone()))),
             Listen::Tcp(addr) => {
-                tracing::warn!(%addr, "the API listens on TCP without TLS: whoever reaches it is root on this machine");
-                Listener::Tcp(TcpListener::bind(addr).await.with_context(|| format!("cannot listen on tcp://{addr}"))?)
+                let socket = TcpListener::bind(addr).await.with_context(|| format!("cannot listen on tcp://{addr}"))?;
+                bound.push(tcp(socket, tls.as_ref())?);
             }
-        });
+            Listen::Passed => bound.extend(passed(tls.as_ref())?),
+        }
     }
     Ok(bound)
+}
+
+fn tcp(socket: TcpListener, tls: Option<&Arc<ServerConfig>>) -> anyhow::Result<Listener> {
+    let addr = socket.local_addr().context("address of a socket")?;
+    match tls {
+        Some(config) => Ok(Listener::Tls(socket, Arc::clone(config))),
+        None if addr.ip().is_loopback() => {
+            tracing::warn!(%addr, "the API listens on TCP without TLS: whoever reaches it is root on this machine");
+            Ok(Listener::Tcp(socket))
+        }
+        None => {
+            bail!("the API is root on this machine: beyond loopback, as on {addr}, it listens with --tlsverify only")
+        }
+    }
+}
+
+/// The sockets that a service manager has bound for this process. It also owns the files of unix sockets.
+fn passed(tls: Option<&Arc<ServerConfig>>) -> anyhow::Result<Vec<Listener>> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
+    let count = match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if u32::try_from(pid) == Ok(std::process::id()) && count > 0 => count,
+        _ => bail!("host fd://: no socket was passed to this process; is shoal.socket enabled?"),
+    };
+    let mut listeners = Vec::new();
+    for number in FIRST_PASSED..FIRST_PASSED.saturating_add(count) {
+        let socket = adopt(number).with_context(|| format!("the passed socket {number}"))?;
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).context("a passed socket")?;
+        rustix::io::ioctl_fionbio(&socket, true).context("a passed socket")?;
+        let domain = rustix::net::sockopt::socket_domain(&socket).context("a passed descriptor is no socket")?;
+        listeners.push(if domain == AddressFamily::UNIX {
+            Listener::Unix(UnixListener::from_std(socket.into()).context("a passed socket")?, None)
+        } else if domain == AddressFamily::INET || domain == AddressFamily::INET6 {
+            tcp(TcpListener::from_std(socket.into()).context("a passed socket")?, tls)?
+        } else {
+            bail!("the passed socket {number} is neither a unix nor a TCP socket");
+        });
+    }
+    Ok(listeners)
 }
 
 /// A socket file that nobody serves is left from a crash and replaced.

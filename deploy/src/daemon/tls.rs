@@ -1,0 +1,72 @@
+//! TLS of the HTTP API: whoever has a certificate of the operator's own authority may use it, as with `dockerd --tlsverify`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Where the certificates lie; PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// The authority that clients' certificates must come from.
+    pub(crate) authority: PathBuf,
+    /// The daemon's certificate, with its chain.
+    pub(crate) certificate: PathBuf,
+    /// Its key.
+    pub(crate) key: PathBuf,
+}
+
+impl TlsFiles {
+    /// A configuration that lets in clients with a certificate of the authority, and nobody else.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or does not hold what it should.
+    pub(crate) fn server_config(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.authority)? {
+            roots.add(certificate).with_context(|| format!("cannot trust {}", self.authority.display()))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), shoal_kit::tls::provider())
+            .build()
+            .with_context(|| format!("cannot trust {}", self.authority.display()))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .with_context(|| format!("cannot read a private key from {}", self.key.display()))?;
+        let mut config = ServerConfig::builder_with_provider(shoal_kit::tls::provider())
+            .with_safe_default_protocol_versions()
+            .context("TLS versions")?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(certificates(&self.certificate)?, key)
+            .with_context(|| format!("{} does not fit {}", self.key.display(), self.certificate.display()))?;
+        // Docker's clients speak HTTP/1.1; connections that are taken over need it.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let cannot = || format!("cannot read certificates from {}", path.display());
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(path).with_context(cannot)?.collect::<Result<_, _>>().with_context(cannot)?;
+    anyhow::ensure!(!found.is_empty(), "no certificate in {}", path.display());
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_missing_or_holds_no_certificate_is_named() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("ca.pem");
+        let files = TlsFiles { authority: path.clone(), certificate: path.clone(), key: path.clone() };
+        let refused = |files: &TlsFiles| format!("{:#}", files.server_config().expect_err("accepted"));
+        assert!(refused(&files).contains("ca.pem"), "{}", refused(&files));
+        std::fs::write(&path, "nothing").expect("write");
+        assert!(refused(&files).contains("no certificate in"), "{}", refused(&files));
+    }
+}
