@@ -33,8 +33,11 @@ pub fn busybox() -> anyhow::Result<Vec<u8>> {
     Ok(tar)
 }
 
-/// One ustar entry.
-fn entry(tar: &mut Vec<u8>, name: &str, kind: u8, mode: u32, link: &str, data: &[u8]) -> anyhow::Result<()> {
+/// One ustar entry: its name, its type flag, its mode, what it links to, its contents. Names have at most 100 bytes.
+///
+/// # Errors
+/// Never: writing to memory does not fail.
+pub fn entry(tar: &mut Vec<u8>, name: &str, kind: u8, mode: u32, link: &str, data: &[u8]) -> anyhow::Result<()> {
     let mut header = [0u8; 512];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, name.as_bytes());

@@ -118,6 +118,35 @@ impl Lab {
         Ok(serde_json::from_str(body)?)
     }
 
+    /// What the host's API answers to a request: its status, and its JSON (null when there is none).
+    ///
+    /// # Errors
+    /// When it does not answer in HTTP.
+    pub fn request(
+        &self,
+        method: &str,
+        host: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<(u16, serde_json::Value)> {
+        let socket = self.socket(host);
+        let mut stream = UnixStream::connect(socket.trim_start_matches("unix://"))?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
+        let length = body.len();
+        write!(
+            stream,
+            "{method} /v1.51{path} HTTP/1.0\r\nHost: shoal\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        )?;
+        stream.write_all(body.as_bytes()).with_context(|| format!("sending {length} bytes to {path}"))?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).with_context(|| format!("{method} {path}: no answer"))?;
+        let text = String::from_utf8(answer)?;
+        let (head, body) = text.split_once("\r\n\r\n").context("no end of the head")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+        Ok((status, serde_json::from_str(body).unwrap_or_default()))
+    }
+
     /// The process id of a host's daemon.
     ///
     /// # Errors
