@@ -43,7 +43,7 @@ struct SpecFlags {
     /// Validity period for node certificates (default 2160h0m0s)
     #[arg(long, value_name = "DURATION", value_parser = duration::nanoseconds)]
     cert_expiry: Option<i64>,
-    /// Dispatcher heartbeat period (default 5s)
+    /// Dispatcher heartbeat period (default 1s)
     #[arg(long, value_name = "DURATION", value_parser = duration::nanoseconds)]
     dispatcher_heartbeat: Option<i64>,
     /// Certificate signing endpoints, as in protocol=cfssl,url=https://…

@@ -150,6 +150,11 @@ fn what_is_not_offered_is_refused_by_name() {
             "network nowhere not found",
         ),
         (r#"{"TaskTemplate":{"ContainerSpec":{},"RestartPolicy":{"Condition":"maybe"}}}"#, 400, "maybe"),
+        (
+            r#"{"TaskTemplate":{"ContainerSpec":{},"Networks":[{"Target":"net","DriverOpts":{"a":"b"}}]}}"#,
+            501,
+            "DriverOpts \"a\"",
+        ),
     ];
     for (text, status, part) in cases {
         let error = convert(text).expect_err(text);
@@ -168,6 +173,36 @@ fn both_clis_begin_a_cluster_with_the_defaults() {
         assert_eq!(request.pools, shoal_proto::spec::AddressPools::default());
         assert_eq!(request.listen_addr, "0.0.0.0:2377");
     }
+}
+
+#[test]
+fn settings_that_would_have_no_effect_are_refused() {
+    let base = ClusterSpec::default();
+    let update = |text: &str| convert::cluster_spec(serde_json::from_str(text).expect("body"), &base);
+    let shown = r#"{"Raft":{"ElectionTick":10,"HeartbeatTick":1},"EncryptionConfig":{"AutoLockManagers":false}}"#;
+    assert_eq!(update(shown), Ok(base.clone()), "what inspect shows comes back");
+    let cases = [
+        (r#"{"Raft":{"ElectionTick":20}}"#, 501, "ElectionTick"),
+        (r#"{"Raft":{"HeartbeatTick":-1}}"#, 400, "HeartbeatTick"),
+        (r#"{"EncryptionConfig":{"AutoLockManagers":true}}"#, 501, "autolock"),
+    ];
+    for (text, status, part) in cases {
+        let refused = update(text).expect_err(text);
+        assert_eq!(refused.status(), status, "{text}");
+        assert!(refused.message().contains(part), "{text}: {}", refused.message());
+    }
+    let init = |text: &str| convert::init_request(serde_json::from_str(text).expect("body"));
+    assert_eq!(init(r#"{"AutoLockManagers":true}"#).expect_err("accepted").status(), 501);
+}
+
+#[test]
+fn options_of_networks_that_would_have_no_effect_are_refused() {
+    let create = |text: &str| convert::network_spec(serde_json::from_str(text).expect("body"));
+    // As the stock CLI sends it.
+    let plain = r#"{"Name":"n","Driver":"overlay","IPAM":{"Driver":"default","Options":{},"Config":[]},"Options":{}}"#;
+    assert!(create(plain).is_ok());
+    let refused = create(r#"{"Name":"n","Driver":"overlay","IPAM":{"Options":{"a":"b"}}}"#).expect_err("accepted");
+    assert_eq!((refused.status().as_u16(), refused.message().contains("\"a\"")), (501, true));
 }
 
 #[test]

@@ -231,6 +231,7 @@ fn networks() {
         ..overlay("net")
     };
     refuses(option("encrypted", ""), "encrypted overlay networks are not offered");
+    refuses(option("colour", "blue"), "driver option colour is not offered on overlay networks: leave it out");
     refuses(
         option("com.docker.network.driver.mtu", "50"),
         "invalid value \"50\" of com.docker.network.driver.mtu: 576 to 65535 are allowed",
