@@ -4,6 +4,7 @@ mod binary;
 mod builtin;
 pub mod bundle;
 pub mod capabilities;
+mod confine;
 mod exec;
 mod launch;
 mod libcontainer;

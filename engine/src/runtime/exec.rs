@@ -17,7 +17,7 @@ use shoal_engine_sys::{namespace, proc, pty};
 
 use super::bundle::resource_number;
 use super::launch::{Launch, read_report};
-use super::{ChildStreams, Created, Outcome, Runtime, pipe};
+use super::{ChildStreams, Created, Outcome, Runtime, confine, pipe};
 use crate::cgroup::Cgroup;
 use crate::shim::config::{ExecConfig, SECCOMP_FILE, ShimConfig, ShimState};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -129,10 +129,7 @@ fn join(
     streams: &ChildStreams,
 ) -> Result<u32, RuntimeFailure> {
     // Before the namespaces: the host's /proc and /sys end with them.
-    if let Some(score) = oci.oom_score_adj() {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .map_err(|error| cannot("set oom_score_adj", &error))?;
-    }
+    confine::apply_to_self(oci)?;
     let console = match streams {
         ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
         ChildStreams::Pipes { .. } => None,
@@ -168,12 +165,9 @@ fn become_program(
     rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
     match (streams, console) {
         (ChildStreams::Pipes { stdin, stdout, stderr }, _) => {
-            let dup = || -> rustix::io::Result<()> {
-                rustix::stdio::dup2_stdin(stdin)?;
-                rustix::stdio::dup2_stdout(stdout)?;
-                rustix::stdio::dup2_stderr(stderr)
-            };
-            dup().map_err(|error| cannot("set up the streams", &error.into()))?;
+            let inside = Directory::open(Path::new("/")).map_err(|error| cannot("open the root", &error))?;
+            confine::take_pipes(&inside, stdin, stdout, stderr)
+                .map_err(|error| cannot("set up the streams", &error))?;
         }
         (ChildStreams::Terminal { .. }, Some(console)) => {
             let (master, slave) = pty::open().map_err(|error| cannot("open a terminal", &error))?;

@@ -10,6 +10,8 @@ use super::sandbox::{Backend, Outcome, Running, Sandbox, read_all};
 pub(crate) const TESTS: &[crate::Test] = &[
     ("exec::it_runs_inside", it_runs_inside),
     ("exec::it_is_as_confined_as_its_container", it_is_as_confined_as_its_container),
+    ("exec::its_null_device_is_the_containers", its_null_device_is_the_containers),
+    ("exec::a_profile_that_cannot_be_applied_is_an_error", a_profile_that_cannot_be_applied_is_an_error),
     ("exec::user_and_directory_are_its_own", user_and_directory_are_its_own),
     ("exec::what_cannot_run_says_why", what_cannot_run_says_why),
     ("exec::input_ends_when_the_client_says_so", input_ends_when_the_client_says_so),
@@ -55,6 +57,27 @@ impl<'a> Box<'a> {
         config.process =
             spec::exec_process(&built, &args, &self.input.env, &cwd, &user, (terminal, config.privileged)).unwrap();
         self.sandbox.wait_for(Shim::spawn_exec(&self.sandbox.program, &self.sandbox.shim_dir(&id), &config))
+    }
+
+    fn prepare_process(
+        &self,
+        args: &[&str],
+        change: impl FnOnce(&mut oci_spec::runtime::Process),
+    ) -> Result<Shim, ShimError> {
+        let built = spec::build(&self.input).unwrap().spec;
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let user = ContainerUser::default();
+        let mut process = spec::exec_process(&built, &args, &self.input.env, "/", &user, (false, false)).unwrap();
+        change(&mut process);
+        let config = ExecConfig {
+            id: "profile".to_owned(),
+            container_dir: self.running.dir.clone(),
+            process,
+            console_size: None,
+            open_stdin: false,
+            privileged: false,
+        };
+        self.sandbox.wait_for(Shim::spawn_exec(&self.sandbox.program, &self.sandbox.shim_dir("profile"), &config))
     }
 
     fn exec(&self, args: &[&str], change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String)) -> Outcome {
@@ -118,6 +141,36 @@ fn it_is_as_confined_as_its_container(backend: Backend) {
     if backend != Backend::Runc {
         assert_eq!(lines[1], "0");
     }
+}
+
+/// The host's `/dev/null` would lead to the host's `/dev`.
+fn its_null_device_is_the_containers(backend: Backend) {
+    // runc does this for a container's first process only.
+    if backend == Backend::Runc {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let container = Box::new(&sandbox, |_| {});
+    // Which file system they are on.
+    let outcome = container.exec(&["stat", "-L", "-c", "%d %t:%T", "/proc/self/fd/0", "/dev/null"], |_, _, _| {});
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{outcome:?}");
+    assert_eq!(lines[0], lines[1]);
+    assert!(lines[0].ends_with(" 1:3"), "{outcome:?}");
+}
+
+fn a_profile_that_cannot_be_applied_is_an_error(backend: Backend) {
+    // The others apply it themselves.
+    if backend == Backend::Runc {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let container = Box::new(&sandbox, |_| {});
+    let shim = container.prepare_process(&["true"], |process| {
+        process.set_apparmor_profile(Some("shoal-test-no-such-profile".to_owned()));
+    });
+    let refused = sandbox.wait_for(shim.unwrap().start()).unwrap_err();
+    assert!(refused.to_string().contains("shoal-test-no-such-profile"), "{refused}");
 }
 
 fn user_and_directory_are_its_own(backend: Backend) {

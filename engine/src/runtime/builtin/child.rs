@@ -13,6 +13,7 @@ use super::rootfs::{self, Root, attach, clone_handle};
 use super::{Namespaces, cannot};
 use crate::cgroup::{self, Cgroup};
 use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
+use crate::runtime::confine::{apply_to_self, take_pipes};
 use crate::runtime::exec::{connect, read_filter};
 use crate::runtime::launch::Launch;
 use crate::runtime::{ChildStreams, Outcome, tell};
@@ -132,19 +133,6 @@ pub(super) fn refuse_unsupported(spec: &Spec, oci: &Process, linux: &Linux) -> R
     }
 }
 
-/// What is set through the host's `/proc`, as long as it is there.
-fn apply_to_self(oci: &Process) -> Result<(), RuntimeFailure> {
-    if let Some(score) = oci.oom_score_adj() {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .map_err(|error| cannot(&format!("set oom_score_adj to {score}"), &error))?;
-    }
-    match oci.apparmor_profile().as_deref() {
-        None | Some("" | "unconfined") => Ok(()),
-        Some(profile) => std::fs::write("/proc/self/attr/apparmor/exec", format!("exec {profile}"))
-            .map_err(|error| cannot(&format!("apply the AppArmor profile {profile:?}"), &error)),
-    }
-}
-
 /// Makes the cgroup and goes into it, before anything is used that counts.
 fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure> {
     let none = LinuxResources::default();
@@ -184,23 +172,6 @@ fn kind_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Cgroup => "cgroup",
         _ => "other",
     }
-}
-
-fn take_pipes(inside: &Directory, stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
-    rustix::stdio::dup2_stdin(stdin)?;
-    rustix::stdio::dup2_stdout(stdout)?;
-    rustix::stdio::dup2_stderr(stderr)?;
-    // A null device of the host's would be a way to the host's /dev: it becomes the container's.
-    let status = rustix::fs::fstat(rustix::stdio::stdin())?;
-    if rustix::fs::FileType::from_raw_mode(status.st_mode) == rustix::fs::FileType::CharacterDevice {
-        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
-        let null = rustix::fs::openat(inside, "dev/null", flags, rustix::fs::Mode::empty())?;
-        if rustix::fs::fstat(&null)?.st_rdev != status.st_rdev {
-            return Err(io::Error::other("/dev/null is not the null device"));
-        }
-        rustix::stdio::dup2_stdin(&null)?;
-    }
-    Ok(())
 }
 
 /// A terminal of the container's own devpts. It is `/dev/console`, too.
