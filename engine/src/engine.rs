@@ -124,6 +124,10 @@ impl Engine {
     /// # Errors
     /// A directory cannot be made or read, or another engine uses it.
     pub async fn open(mut options: EngineOptions) -> Result<Self, Failure> {
+        // Each container costs a few descriptors; with the usual 1024 some hundred containers would be too many.
+        if let Err(error) = shoal_engine_sys::process::raise_descriptor_limit() {
+            tracing::warn!(%error, "cannot raise the limit of open descriptors");
+        }
         let made = tokio::task::spawn_blocking(move || {
             let lock = prepare_roots(&mut options)?;
             let id = engine_id(&options)?;

@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use oci_spec::runtime::Spec;
@@ -28,7 +29,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Mutex;
 
-use super::config::{BUNDLE_FILE, EXEC_FILE, ExecConfig, ExitRecord, SHIM_LOG_FILE, SOCKET_FILE, ShimConfig};
+use super::config::{
+    BUNDLE_FILE, EXEC_FILE, ExecConfig, ExitRecord, SHIM_LOG_FILE, SOCKET_FILE, ShimConfig, ShimState,
+};
 use super::protocol::{self, FailureKind, FrameKind, Request, Response, RuntimeFailure, ShimStatus};
 use super::zygote::Zygote;
 
@@ -115,7 +118,9 @@ impl ShimProgram {
 #[derive(Debug, Clone)]
 pub struct Shim {
     dir: Arc<PathBuf>,
-    control: Arc<Mutex<Connection>>,
+    /// `None` after a request that was not answered: one that was given up, or that broke the connection. The next request
+    /// opens another, since the answer to the last one may still come over this.
+    control: Arc<Mutex<Option<Connection>>>,
     pid: u32,
 }
 
@@ -166,7 +171,7 @@ impl Shim {
         let mut connection = Connection::new(ours, dir);
         match connection.response().await? {
             Response::Created { pid } => {
-                Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(connection)), pid })
+                Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(Some(connection))), pid })
             }
             other => Err(unexpected(dir, other)),
         }
@@ -180,7 +185,7 @@ impl Shim {
     pub async fn connect(dir: &Path) -> Result<Self, ShimError> {
         let mut connection = Connection::open(dir).await?;
         let status = connection.status().await?;
-        Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(connection)), pid: status.pid })
+        Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(Some(connection))), pid: status.pid })
     }
 
     /// The shim's directory.
@@ -246,27 +251,20 @@ impl Shim {
     /// # Errors
     /// When the shim is gone.
     pub async fn status(&self) -> Result<ShimStatus, ShimError> {
-        self.control.lock().await.status().await
+        match self.request(&Request::Status).await? {
+            Response::Status(status) => Ok(status),
+            other => Err(unexpected(&self.dir, other)),
+        }
     }
 
     /// Waits until the process has exited and its output is in the log; returns how it ended. Uses a connection of its
-    /// own, so several may wait while requests go on.
+    /// own, so several may wait while requests go on. A shim that cannot be reached, because this process has too many
+    /// descriptors open, say, is asked again as long as it is there.
     ///
     /// # Errors
     /// When the shim was killed before it could write `exit.json`.
     pub async fn wait(&self) -> Result<ExitRecord, ShimError> {
-        let answer = match Connection::open(&self.dir).await {
-            Ok(mut connection) => connection.request(&Request::Wait).await,
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(Response::Exited(record)) => Ok(record),
-            Ok(other) => Err(unexpected(&self.dir, other)),
-            Err(error) => match ExitRecord::read(&self.dir) {
-                Ok(Some(record)) => Ok(record),
-                _ => Err(error),
-            },
-        }
+        wait_in(&self.dir).await
     }
 
     /// Connects to the container's streams. Output from now on is delivered, none is repeated.
@@ -283,10 +281,88 @@ impl Shim {
     }
 
     async fn ask(&self, request: &Request) -> Result<(), ShimError> {
-        match self.control.lock().await.request(request).await? {
+        match self.request(request).await? {
             Response::Done => Ok(()),
             other => Err(unexpected(&self.dir, other)),
         }
+    }
+
+    async fn request(&self, request: &Request) -> Result<Response, ShimError> {
+        let mut control = self.control.lock().await;
+        let mut connection = match control.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.dir).await?,
+        };
+        // Whoever gives the request up here drops the connection with it.
+        let response = connection.request(request).await?;
+        *control = Some(connection);
+        Ok(response)
+    }
+}
+
+/// Waits for the end of what a shim in `dir` runs: see [`Shim::wait`].
+///
+/// # Errors
+/// When the shim is gone and has not told how its process ended.
+pub async fn wait_in(dir: &Path) -> Result<ExitRecord, ShimError> {
+    let mut pause = FIRST_PAUSE;
+    let mut absent = 0;
+    loop {
+        let answer = match Connection::open(dir).await {
+            Ok(mut connection) => connection.request(&Request::Wait).await,
+            Err(error) => Err(error),
+        };
+        let error = match answer {
+            Ok(Response::Exited(record)) => return Ok(record),
+            Ok(other) => return Err(unexpected(dir, other)),
+            Err(error) => error,
+        };
+        // In this order: it writes the record before it goes.
+        let gone = presence(dir);
+        if let Ok(Some(record)) = ExitRecord::read(dir) {
+            return Ok(record);
+        }
+        absent += u32::from(gone == Presence::Unknown);
+        if gone == Presence::Gone || absent > UNKNOWN_TRIES {
+            return Err(error);
+        }
+        tracing::warn!(dir = %dir.display(), %error, "cannot reach a shim; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The first pause before a shim is asked again that could not be reached, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a shim is looked for that left no word of its process.
+const UNKNOWN_TRIES: u32 = 6;
+
+/// What is known of a shim's process without asking it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there, or may be.
+    There,
+    /// It is gone.
+    Gone,
+    /// It has not written down which process it is.
+    Unknown,
+}
+
+/// Is the shim's process there, whose directory this is?
+pub fn presence(dir: &Path) -> Presence {
+    match ShimState::read(dir) {
+        Ok(Some(state)) => match state.is_gone() {
+            Ok(true) => Presence::Gone,
+            // Who cannot tell has no right to end it.
+            Ok(false) | Err(_) => Presence::There,
+        },
+        Ok(None) if !dir.exists() => Presence::Gone,
+        Ok(None) => Presence::Unknown,
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            Presence::Unknown
+        }
+        Err(_) => Presence::There,
     }
 }
 

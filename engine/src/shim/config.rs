@@ -129,6 +129,9 @@ pub struct ExecConfig {
 pub struct ShimState {
     /// The shim's own process id.
     pub shim_pid: u32,
+    /// When the shim's process started, in clock ticks since boot; zero when it did not say.
+    #[serde(default)]
+    pub shim_start_ticks: u64,
     /// The container's (or exec's) first process, as the host numbers it.
     pub init_pid: u32,
     /// When that process started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`, to recognise it again.
@@ -170,6 +173,14 @@ impl ShimState {
     /// When the file cannot be read or is not a state.
     pub fn read(dir: &Path) -> std::io::Result<Option<Self>> {
         read_json(&dir.join(STATE_FILE))
+    }
+
+    /// Is there no such shim any more?
+    ///
+    /// # Errors
+    /// When nobody can tell.
+    pub fn is_gone(&self) -> std::io::Result<bool> {
+        shoal_engine_sys::proc::is_running(self.shim_pid, self.shim_start_ticks).map(|running| !running)
     }
 }
 

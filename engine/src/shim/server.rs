@@ -38,6 +38,8 @@ const STALL: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long clients may take to read the rest after the end.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a process that was made and not started waits for a daemon when it has none.
+const ABANDONED: Duration = Duration::from_secs(1);
 
 /// What a shim does besides its process: given by the container's or the exec's configuration.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +69,8 @@ pub(super) struct Server {
     early: Vec<(u32, Ended)>,
     ended: Option<(Ended, Timestamp)>,
     start_failure: Option<RuntimeFailure>,
+    /// Since when nobody is there who could start the process.
+    alone_since: Option<Timestamp>,
     exit: Option<ExitRecord>,
     buffer: Box<[u8]>,
 }
@@ -100,6 +104,7 @@ impl Server {
             early: Vec::new(),
             ended: None,
             start_failure: None,
+            alone_since: None,
             exit: None,
             buffer: vec![0; 32 * 1024].into_boxed_slice(),
         })
@@ -138,6 +143,7 @@ impl Server {
     pub(super) fn run(&mut self) -> io::Result<()> {
         while self.exit.is_none() {
             self.turn(self.timeout())?;
+            self.give_up_if_abandoned();
             if self.streams.are_drained() || self.drain_is_over() {
                 self.conclude();
             }
@@ -163,7 +169,38 @@ impl Server {
         let drain = self.ended.map(|(_, at)| at.after(DRAIN).since(now));
         let stall =
             self.connections.iter().filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
-        drain.into_iter().chain(stall).min()
+        let alone = self.alone_since.map(|at| at.after(ABANDONED).since(now));
+        drain.into_iter().chain(stall).chain(alone).min()
+    }
+
+    /// A daemon that died between creation and start never comes back to start this process: it ends. Clients that only
+    /// listen or wait for the end do not count.
+    fn give_up_if_abandoned(&mut self) {
+        let waits = self.phase == Phase::Created && self.start_failure.is_none() && self.ended.is_none();
+        if !waits || self.connections.iter().any(Connection::may_start) {
+            self.alone_since = None;
+            return;
+        }
+        let now = self.now();
+        let since = *self.alone_since.get_or_insert(now);
+        if now < since.after(ABANDONED) {
+            return;
+        }
+        self.alone_since = None;
+        self.never_started(RuntimeFailure::new(FailureKind::WrongState, "the daemon went away before the start"));
+    }
+
+    /// Ends a process whose program was not executed, and remembers why.
+    fn never_started(&mut self, failure: RuntimeFailure) {
+        match &self.init {
+            // It ends by itself, having said why; if not, it does now.
+            Some((_, handle)) => {
+                let _ = signal::send(handle, rustix::process::Signal::KILL.as_raw());
+            }
+            None => self.ended = Some((Ended::Code(failure.exit_code()), self.now())),
+        }
+        self.start_failure = Some(failure);
+        self.streams.close_child_side();
     }
 
     /// Waits for something to happen, and does what it asks.
@@ -254,9 +291,15 @@ impl Server {
         let Ok(handle) = namespace::open_process(pid) else { return Ok(()) };
         let ticks = proc::start_ticks(pid).unwrap_or(0);
         self.init = Some((pid, handle));
-        let state = ShimState { shim_pid: std::process::id(), init_pid: pid, init_start_ticks: ticks };
+        let own = std::process::id();
+        let state = ShimState {
+            shim_pid: own,
+            shim_start_ticks: proc::start_ticks(own).unwrap_or(0),
+            init_pid: pid,
+            init_start_ticks: ticks,
+        };
         let bytes = serde_json::to_vec(&state).unwrap_or_default();
-        std::fs::write(self.dir.join(STATE_FILE), bytes).map_err(failed)
+        write_whole(&self.dir, STATE_FILE, &bytes).map_err(failed)
     }
 
     /// Takes the terminal's master over, which the runtime has sent when the process exists.
@@ -415,15 +458,7 @@ impl Server {
         match result {
             Ok(()) => self.phase = Phase::Running,
             Err(failure) => {
-                self.start_failure = Some(failure.clone());
-                match &self.init {
-                    // It ends by itself, having said why; if not, it does now.
-                    Some((_, handle)) => {
-                        let _ = signal::send(handle, rustix::process::Signal::KILL.as_raw());
-                    }
-                    None => self.ended = Some((Ended::Code(failure.exit_code()), self.now())),
-                }
-                self.streams.close_child_side();
+                self.never_started(failure.clone());
                 return Err(failure);
             }
         }

@@ -67,7 +67,10 @@ impl Zygote {
         let mut command = self.program.command();
         command.args(["shim", "zygote"]).arg("-".repeat(TITLE_BYTES));
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Running { child: command.spawn()?, socket: ours })
+        let running = Running { child: command.spawn()?, socket: ours };
+        // It forks nothing before it is told to, so that every container has the limit that the daemon began with.
+        process::give_first_descriptor_limit(running.child.id())?;
+        Ok(running)
     }
 
     /// Forks a shim that serves `control`.

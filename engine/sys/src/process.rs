@@ -416,6 +416,37 @@ pub fn hard_resource_limit(resource: u32) -> io::Result<u64> {
     }
 }
 
+/// The limit of descriptors that this process began with, once [`raise_descriptor_limit`] has changed it.
+static FIRST_DESCRIPTOR_LIMIT: std::sync::OnceLock<rustix::process::Rlimit> = std::sync::OnceLock::new();
+
+/// Lets this process have as many descriptors as its hard limit allows. Programs get the limit that it began with only when
+/// their starter gives it back with [`give_first_descriptor_limit`].
+///
+/// # Errors
+/// What the kernel says.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return Ok(());
+    }
+    FIRST_DESCRIPTOR_LIMIT.get_or_init(|| limit.clone());
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
+/// Gives another process the limit of descriptors that this one began with. As Go's runtime does it for dockerd's children:
+/// programs that use `select` or close every possible descriptor do badly with a high one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn give_first_descriptor_limit(pid: u32) -> io::Result<()> {
+    use rustix::process::{Pid, Resource, prlimit};
+    let Some(first) = FIRST_DESCRIPTOR_LIMIT.get() else { return Ok(()) };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    prlimit(Some(pid), Resource::Nofile, first.clone())?;
+    Ok(())
+}
+
 /// Words that this process shows in `ps` instead of those it was started with. They are cut to the room that those had.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("exec::what_cannot_run_says_why", what_cannot_run_says_why),
     ("exec::input_ends_when_the_client_says_so", input_ends_when_the_client_says_so),
     ("exec::it_can_have_a_terminal", it_can_have_a_terminal),
+    ("exec::one_that_nobody_starts_ends", one_that_nobody_starts_ends),
     ("exec::it_ends_with_its_container", it_ends_with_its_container),
 ];
 
@@ -171,6 +172,17 @@ fn a_profile_that_cannot_be_applied_is_an_error(backend: Backend) {
     });
     let refused = sandbox.wait_for(shim.unwrap().start()).unwrap_err();
     assert!(refused.to_string().contains("shoal-test-no-such-profile"), "{refused}");
+}
+
+fn one_that_nobody_starts_ends(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let container = Box::new(&sandbox, |_| {});
+    let shim = container.prepare(&["true"], |_, _, _| {}).unwrap();
+    let dir = shim.dir().to_owned();
+    drop(shim);
+    super::sandbox::eventually("it has ended", || {
+        shoal_engine::shim::config::ExitRecord::read(&dir).unwrap().is_some_and(|exit| exit.error.is_some())
+    });
 }
 
 fn user_and_directory_are_its_own(backend: Backend) {

@@ -13,6 +13,9 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("lifecycle::a_missing_program_fails_the_creation", a_missing_program_fails_the_creation),
     ("lifecycle::signals_end_it", signals_end_it),
     ("lifecycle::a_created_one_can_be_killed", a_created_one_can_be_killed),
+    ("lifecycle::one_that_nobody_starts_ends", one_that_nobody_starts_ends),
+    ("lifecycle::a_request_that_was_given_up_confuses_no_other", a_request_that_was_given_up_confuses_no_other),
+    ("lifecycle::a_shim_out_of_reach_is_not_lost", a_shim_out_of_reach_is_not_lost),
     ("lifecycle::it_outlives_its_daemon", it_outlives_its_daemon),
     ("lifecycle::pause_and_resume", pause_and_resume),
     ("lifecycle::the_log_is_whole", the_log_is_whole),
@@ -111,6 +114,51 @@ fn a_created_one_can_be_killed(backend: Backend) {
         running.shim.wait().await.unwrap()
     });
     assert_eq!(exit.code, 137);
+    assert_gone(&running.cgroup);
+}
+
+fn one_that_nobody_starts_ends(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let running = sandbox.create(&sandbox.input(&["true"])).unwrap();
+    let (dir, cgroup) = (running.dir.clone(), running.cgroup.clone());
+    // The daemon dies before the start. That another listens or waits is no reason to go on.
+    drop(running.shim);
+    let exit = sandbox.wait_for(shoal_engine::shim::client::wait_in(&dir)).unwrap();
+    assert!(exit.error.unwrap().contains("before the start"));
+    assert_gone(&cgroup);
+}
+
+fn a_request_that_was_given_up_confuses_no_other(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let running = sandbox.create(&sandbox.input(&["sleep", "100"])).unwrap();
+    sandbox.wait_for(async {
+        running.shim.start().await.unwrap();
+        for _ in 0..20 {
+            // Asked, and given up before the answer, which would be a refusal.
+            let _given_up = tokio::time::timeout(std::time::Duration::ZERO, running.shim.resize(80, 24)).await;
+            assert_eq!(running.shim.status().await.unwrap().phase, Phase::Running);
+        }
+        running.shim.signal(9, true).await.unwrap();
+        assert_eq!(running.shim.wait().await.unwrap().code, 137);
+    });
+    assert_gone(&running.cgroup);
+}
+
+fn a_shim_out_of_reach_is_not_lost(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let running = sandbox.create(&sandbox.input(&["sleep", "100"])).unwrap();
+    let (socket, away) = (running.dir.join("shim.sock"), running.dir.join("away.sock"));
+    sandbox.wait_for(async {
+        running.shim.start().await.unwrap();
+        std::fs::rename(&socket, &away).unwrap();
+        let waiting = running.shim.wait();
+        tokio::pin!(waiting);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut waiting).await;
+        assert!(early.is_err(), "given up: {early:?}");
+        std::fs::rename(&away, &socket).unwrap();
+        running.shim.signal(9, true).await.unwrap();
+        assert_eq!(waiting.await.unwrap().code, 137);
+    });
     assert_gone(&running.cgroup);
 }
 

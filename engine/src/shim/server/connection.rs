@@ -91,6 +91,11 @@ impl Connection {
         self.mode != Mode::Control && !self.closed
     }
 
+    /// Whether a request to start the process can come over it.
+    pub(super) fn may_start(&self) -> bool {
+        self.mode == Mode::Control && !self.closed
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }
