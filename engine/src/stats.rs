@@ -34,7 +34,11 @@ pub struct Cgroups {
 impl Cgroups {
     /// Those of this machine. Where the controllers are on version 1, that counts, whatever else is mounted.
     pub fn of_host() -> Self {
-        let root = PathBuf::from("/sys/fs/cgroup");
+        Self::at(PathBuf::from("/sys/fs/cgroup"))
+    }
+
+    /// Those that are mounted in this folder.
+    pub(crate) fn at(root: PathBuf) -> Self {
         let unified = root.join("cgroup.controllers").exists();
         Self { root, unified }
     }
@@ -42,6 +46,11 @@ impl Cgroups {
     /// Is it version 2?
     pub const fn is_unified(&self) -> bool {
         self.unified
+    }
+
+    /// Can swap be limited? Hosts of version 1 count it only when their kernel was told to.
+    pub fn count_swap(&self) -> bool {
+        self.unified || self.root.join("memory/memory.memsw.limit_in_bytes").exists()
     }
 
     /// Folder of a cgroup in the hierarchy of a controller.

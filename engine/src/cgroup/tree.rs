@@ -151,7 +151,10 @@ impl Cgroup {
     /// # Errors
     /// When the freezer refuses or does not finish.
     pub fn freeze(&self) -> io::Result<()> {
-        self.set_frozen(true)
+        self.set_frozen(true).inspect_err(|_| {
+            // Half frozen is what nobody asked for, and the pause is reported as failed: it is to go on.
+            let _ = self.set_frozen(false);
+        })
     }
 
     /// Lets frozen processes go on.

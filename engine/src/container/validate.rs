@@ -386,8 +386,8 @@ pub fn fill_in(options: &EngineOptions, host: &mut HostConfig) {
     if host.runtime.is_empty() {
         host.runtime.clone_from(&options.default_runtime);
     }
-    if host.memory > 0 && host.memory_swap == 0 {
-        host.memory_swap = host.memory.saturating_mul(2);
+    if host.memory_swap == 0 {
+        host.memory_swap = default_swap(host.memory, &crate::stats::Cgroups::of_host());
     }
     if host.oom_kill_disable.is_none() {
         host.oom_kill_disable = Some(false);
@@ -397,6 +397,11 @@ pub fn fill_in(options: &EngineOptions, host: &mut HostConfig) {
     let paths = |list: &[&str]| if open { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
     host.masked_paths.get_or_insert_with(|| paths(MASKED));
     host.readonly_paths.get_or_insert_with(|| paths(READONLY));
+}
+
+/// As dockerd: as much swap as memory, where swap can be limited at all.
+fn default_swap(memory: i64, cgroups: &crate::stats::Cgroups) -> i64 {
+    if memory > 0 && cgroups.count_swap() { memory.saturating_mul(2) } else { 0 }
 }
 
 /// Changes the limits of a host configuration.
@@ -541,6 +546,16 @@ mod tests {
         let mut host = HostConfig { privileged: true, ..HostConfig::default() };
         fill_in(&EngineOptions::default(), &mut host);
         assert_eq!(host.masked_paths, Some(Vec::new()));
+    }
+
+    #[test]
+    fn swap_is_limited_where_it_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let cgroups = || crate::stats::Cgroups::at(folder.path().to_owned());
+        assert_eq!(default_swap(10 * MIB, &cgroups()), 0);
+        std::fs::create_dir(folder.path().join("memory")).unwrap();
+        std::fs::write(folder.path().join("memory/memory.memsw.limit_in_bytes"), "").unwrap();
+        assert_eq!((default_swap(10 * MIB, &cgroups()), default_swap(0, &cgroups())), (20 * MIB, 0));
     }
 
     #[test]
