@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_proto::error::Failure;
@@ -47,6 +48,19 @@ pub(crate) struct Container {
     pub(crate) execs: Mutex<BTreeSet<String>>,
     pub(crate) health: Mutex<HealthState>,
     restart_timer: Mutex<Option<CancellationToken>>,
+    /// How many operations want it to outlast its own end, whatever its record says.
+    kept: AtomicU32,
+}
+
+/// As long as this lives, a container is not removed by its own end. Not in the record: a daemon that dies meanwhile leaves
+/// what the user asked for.
+#[derive(Debug)]
+pub(crate) struct Keep(Arc<Container>);
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        self.0.kept.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,7 +87,14 @@ impl Container {
             execs: Mutex::default(),
             health: Mutex::default(),
             restart_timer: Mutex::new(None),
+            kept: AtomicU32::new(0),
         })
+    }
+
+    /// Keeps its own end from removing it.
+    pub(crate) fn keep(self: &Arc<Self>) -> Keep {
+        self.kept.fetch_add(1, Ordering::Relaxed);
+        Keep(Arc::clone(self))
     }
 
     /// The record. Look and let go.
@@ -101,7 +122,9 @@ impl Container {
     /// Takes a step. Who waits is told by [`Self::tell`], once what follows is done.
     pub(crate) fn step(&self, input: Input) -> Result<Vec<Command>, Refusal> {
         let mut record = self.record();
-        let (state, commands) = lifecycle::step(&record.state, record.wishes(), input)?;
+        let mut wishes = record.wishes();
+        wishes.auto_remove &= self.kept.load(Ordering::Relaxed) == 0;
+        let (state, commands) = lifecycle::step(&record.state, wishes, input)?;
         record.state = state;
         Ok(commands)
     }
@@ -167,5 +190,30 @@ impl Container {
         if let Some(before) = std::mem::replace(&mut *locked(&self.restart_timer), timer) {
             before.cancel();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_proto::time::Timestamp;
+
+    use super::super::record::tests::record;
+    use super::*;
+
+    #[test]
+    fn a_kept_container_outlasts_its_end_and_its_record_says_what_was_asked_for() {
+        let mut subject = record(&"3".repeat(64), "c");
+        subject.host_config.auto_remove = true;
+        let container = Container::new(subject, PathBuf::from("/nowhere"));
+        let at = Timestamp::from_seconds(5);
+        let launched = Input::Launched { pid: 7, at, by_user: true };
+        let end = || Input::Ended { exit_code: 0, oom_killed: false, at };
+        container.step(launched.clone()).unwrap();
+        let kept = container.keep();
+        assert!(!container.step(end()).unwrap().contains(&Command::Remove));
+        assert!(container.record().host_config.auto_remove);
+        drop(kept);
+        container.step(launched).unwrap();
+        assert!(container.step(end()).unwrap().contains(&Command::Remove));
     }
 }

@@ -278,8 +278,10 @@ pub(crate) async fn spawn(
 
 /// Ends a shim and what it runs, whatever state it is in.
 pub(crate) async fn destroy(shim: &Shim) {
-    if let Err(error) = shim.signal(signal::KILL, true).await {
-        tracing::debug!(shim = %shim.dir().display(), %error, "nothing to kill");
+    match tokio::time::timeout(PATIENCE, shim.signal(signal::KILL, true)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(shim = %shim.dir().display(), %error, "nothing to kill"),
+        Err(_) => tracing::warn!(shim = %shim.dir().display(), "a shim does not answer"),
     }
     match tokio::time::timeout(PATIENCE, shim.wait()).await {
         Ok(Ok(_)) => {}

@@ -24,6 +24,8 @@ pub(crate) async fn remove(
     if options.link {
         return Err(Failure::new(ErrorKind::NotImplemented, "links are not offered"));
     }
+    // Its own end must not remove it as well.
+    let _kept = container.keep();
     loop {
         let turn = container.operation.lock().await;
         let phase = container.phase();
@@ -39,8 +41,6 @@ pub(crate) async fn remove(
             if !options.force {
                 return Err(refusal(container, phase));
             }
-            // Its own end must not remove it as well.
-            container.record().host_config.auto_remove = false;
             let shim = container.shim();
             let _stopped_before = container.step(Input::StopAsked);
             drop(turn);
@@ -76,7 +76,12 @@ pub(crate) async fn finish(
     streams::drop_waiting(container);
     let removed = {
         let (inner, container) = (Arc::clone(inner), Arc::clone(container));
-        tokio::task::spawn_blocking(move || remove_from_disk(&inner, &container, with_volumes)).await
+        tokio::task::spawn_blocking(move || {
+            // From here on there is no way back: a daemon that finds this record goes on with the removal.
+            container.save();
+            remove_from_disk(&inner, &container, with_volumes)
+        })
+        .await
     };
     let removed = removed.map_err(|error| Failure::internal(&error)).and_then(|removed| removed);
     if let Err(failure) = removed {

@@ -8,22 +8,27 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_proto::error::Failure;
 use shoal_proto::time::Timestamp;
 
 use super::instance::Container;
-use super::lifecycle::{self, Input, Phase};
+use super::lifecycle::{self, Input, Phase, State};
 use super::record::{MountKind, Record};
 use super::{end, files, launch, remove, start};
 use crate::engine::Inner;
 use crate::health;
-use crate::shim::client::Shim;
+use crate::shim::client::{self, Presence, Shim, ShimError};
 use crate::shim::config::ExitRecord;
 use crate::shim::protocol;
 
 /// How many shims are asked at once.
 const AT_ONCE: usize = 32;
+/// How long a shim may take to answer before the engine opens without its answer.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long the engine waits before it asks such a shim again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What was found of a container's shim.
 enum Found {
@@ -33,7 +38,9 @@ enum Found {
     Created(Shim),
     /// Its process has ended.
     Ended(ExitRecord),
-    /// Nothing, or something that does not answer.
+    /// Its process is there and does not answer, or cannot be asked.
+    Silent,
+    /// Nothing.
     Nothing,
 }
 
@@ -58,7 +65,7 @@ pub(crate) async fn restore(inner: &Arc<Inner>) -> Result<(), Failure> {
     .await;
     let live: BTreeSet<String> = found
         .iter()
-        .filter(|(_, found)| matches!(found, Found::Running(..)))
+        .filter(|(_, found)| matches!(found, Found::Running(..) | Found::Silent))
         .map(|(container, _)| container.id.clone())
         .collect();
     inner.networks.restore(&live).await?;
@@ -131,27 +138,69 @@ async fn look_at(folder: &Path) -> Found {
     if let Ok(Some(exit)) = ExitRecord::read(folder) {
         return Found::Ended(exit);
     }
-    if let Ok(shim) = Shim::connect(folder).await
-        && let Ok(status) = shim.status().await
-    {
-        return match (status.phase, &status.exit) {
-            (protocol::Phase::Created, _) => Found::Created(shim),
-            (protocol::Phase::Running, _) => Found::Running(shim, status),
-            (protocol::Phase::Exited, Some(exit)) => Found::Ended(exit.clone()),
-            (protocol::Phase::Exited, None) => Found::Nothing,
-        };
+    let ask = async {
+        let shim = Shim::connect(folder).await?;
+        let status = shim.status().await?;
+        Ok::<_, ShimError>((shim, status))
+    };
+    match tokio::time::timeout(ANSWER, ask).await {
+        Ok(Ok((shim, status))) => {
+            return match (status.phase, &status.exit) {
+                (protocol::Phase::Created, _) => Found::Created(shim),
+                (protocol::Phase::Running, _) => Found::Running(shim, status),
+                (protocol::Phase::Exited, Some(exit)) => Found::Ended(exit.clone()),
+                (protocol::Phase::Exited, None) => Found::Nothing,
+            };
+        }
+        Ok(Err(error)) => tracing::debug!(shim = %folder.display(), %error, "a shim cannot be asked"),
+        Err(_) => tracing::warn!(shim = %folder.display(), "a shim does not answer"),
     }
-    // It may have ended between the two looks.
+    // In this order: it writes the record before it goes.
+    let presence = client::presence(folder);
     match ExitRecord::read(folder) {
         Ok(Some(exit)) => Found::Ended(exit),
+        _ if presence == Presence::There => Found::Silent,
         _ => Found::Nothing,
     }
 }
 
+/// Asks a shim again and again that did not answer, and takes its container over when it does.
+fn ask_later(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let (inner, container) = (Arc::clone(inner), Arc::clone(container));
+    let tracker = inner.tasks.clone();
+    tracker.spawn(async move {
+        loop {
+            tokio::select! {
+                () = inner.stopping.cancelled() => return,
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+            match look_at(&inner.shim_folder(&container.id)).await {
+                Found::Silent => {}
+                found => return take_in(&inner, &container, found).await,
+            }
+        }
+    });
+}
+
+/// Was this end written into the record before? Then the daemon died between that and the removal of the shim's folder.
+fn is_recorded(state: &State, exit: &ExitRecord) -> bool {
+    !state.phase.has_process() && state.finished_at == exit.finished_at
+}
+
 /// Brings a container's state in line with what was found.
 async fn adopt(inner: &Arc<Inner>, container: &Arc<Container>, found: Found) {
+    if matches!(found, Found::Silent) {
+        tracing::warn!(container = %container.id, "its shim does not answer; it is left as it is until it does");
+        ask_later(inner, container);
+        return;
+    }
+    take_in(inner, container, found).await;
+}
+
+async fn take_in(inner: &Arc<Inner>, container: &Arc<Container>, found: Found) {
     let had_process = container.phase().has_process();
     match found {
+        Found::Silent => {}
         Found::Running(shim, status) => adopt_running(inner, container, shim, &status),
         Found::Created(shim) => {
             // The daemon died between creation and start: as if the start had never been asked for.
@@ -160,6 +209,9 @@ async fn adopt(inner: &Arc<Inner>, container: &Arc<Container>, found: Found) {
             if had_process {
                 end::ended(inner, container, &end::lost(inner)).await;
             }
+        }
+        Found::Ended(exit) if is_recorded(&container.record().state, &exit) => {
+            remove::remove_folder_soon(inner, inner.shim_folder(&container.id)).await;
         }
         Found::Ended(exit) if exit.error.is_some() && !had_process => start::clean_up(inner, container).await,
         Found::Ended(exit) => {
@@ -226,7 +278,7 @@ async fn clean_orphans(inner: &Arc<Inner>) {
         }
     }
     for folder in folders(&inner.options.exec_root.join("exec")) {
-        leave_exec(inner, folder).await;
+        leave_exec(inner, folder);
     }
     for folder in folders(&inner.options.exec_root.join("files")) {
         let known = id_of(&folder).is_some_and(|id| inner.containers.get(&id).is_some());
@@ -241,7 +293,7 @@ fn folders(root: &Path) -> Vec<PathBuf> {
 }
 
 async fn end_shim(inner: &Arc<Inner>, folder: &Path) {
-    if let Ok(shim) = Shim::connect(folder).await {
+    if let Ok(Ok(shim)) = tokio::time::timeout(ANSWER, Shim::connect(folder)).await {
         launch::destroy(&shim).await;
     } else {
         launch::destroy_without_shim(folder.to_owned()).await;
@@ -249,21 +301,22 @@ async fn end_shim(inner: &Arc<Inner>, folder: &Path) {
     remove::remove_folder_soon(inner, folder.to_owned()).await;
 }
 
-/// An exec of an earlier daemon goes on to its end; then its folder is removed. Nobody can ask for it any more.
-async fn leave_exec(inner: &Arc<Inner>, folder: PathBuf) {
-    let Ok(shim) = Shim::connect(&folder).await else {
-        remove::remove_folder_soon(inner, folder).await;
-        return;
-    };
+/// An exec of an earlier daemon goes on to its end; then its folder is removed. Nobody can ask for it any more. One that was
+/// not started ends by itself, since nobody is there to start it.
+fn leave_exec(inner: &Arc<Inner>, folder: PathBuf) {
     let inner = Arc::clone(inner);
     let tracker = inner.tasks.clone();
     tracker.spawn(async move {
         tokio::select! {
             () = inner.stopping.cancelled() => return,
-            _ = shim.wait() => {}
+            _ = client::wait_in(&folder) => {}
         }
         remove::remove_folder_soon(&inner, folder).await;
     });
+}
+
+fn ran(state: &State) -> bool {
+    state.finished_at != Timestamp::ZERO
 }
 
 /// Starts what was waiting for its restart, and what its policy wants to be started with the daemon.
@@ -288,13 +341,14 @@ fn begin_again(inner: &Arc<Inner>) {
                     }
                 });
             }
-            // Its end was recorded, and the removal that was to follow was not done.
-            Phase::Exited | Phase::Removing if removes && state.finished_at != Timestamp::ZERO => {
+            // Its end was recorded, and the removal that was to follow was not done; or a removal was begun.
+            phase if phase == Phase::Removing || removes && phase == Phase::Exited && ran(&state) => {
                 let (inner, container) = (Arc::clone(inner), Arc::clone(&container));
                 let tracker = inner.tasks.clone();
                 tracker.spawn(async move {
                     let turn = container.operation.lock().await;
-                    if let Err(failure) = remove::finish(&inner, &container, &turn, true).await {
+                    // Who began a removal by hand may have wanted to keep the volumes: they can be pruned.
+                    if let Err(failure) = remove::finish(&inner, &container, &turn, removes).await {
                         tracing::warn!(container = %container.id, error = failure.message, "cannot remove");
                     }
                 });

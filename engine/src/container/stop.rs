@@ -137,9 +137,9 @@ pub(crate) async fn restart(
     options: &StopOptions,
 ) -> Result<(), Failure> {
     // Its end is not to remove it.
-    let auto_remove = std::mem::take(&mut container.record().host_config.auto_remove);
+    let kept = container.keep();
     let stopped = stop(inner, container, options).await;
-    container.record().host_config.auto_remove = auto_remove;
+    drop(kept);
     match stopped {
         Err(failure) if failure.kind != ErrorKind::NotModified => return Err(failure),
         _ => {}

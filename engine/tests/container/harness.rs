@@ -65,6 +65,9 @@ const TESTS: &[(&str, Test)] = tests![
     restore::policies_survive,
     restore::a_second_engine_is_refused,
     restore::a_lost_shim_is_noticed,
+    restore::a_shim_that_does_not_answer_is_waited_for,
+    restore::a_stopped_container_stays_stopped,
+    restore::a_removal_that_was_begun_is_finished,
     chaos::killed_again_and_again,
     bench::run_and_remove,
 ];

@@ -3,6 +3,7 @@
 use shoal_engine::Engine;
 use shoal_engine::container::{LogOptions, StopOptions, WaitCondition};
 use shoal_engine::model::{ExecCreate, ExecStart, HostConfig, RestartPolicy};
+use shoal_engine::shim::config::ExitRecord;
 use shoal_proto::error::ErrorKind;
 
 use futures::StreamExt;
@@ -105,14 +106,70 @@ pub(crate) async fn a_second_engine_is_refused(host: Host) -> Host {
 
 pub(crate) async fn a_lost_shim_is_noticed(host: Host) -> Host {
     let id = host.start("orphaned", &["sleep", "100"]).await;
-    let folder = host.options.exec_root.join("shim").join(&id).join("state.json");
-    let state: serde_json::Value = serde_json::from_slice(&std::fs::read(folder).unwrap()).unwrap();
-    let shim = state["shim_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
     let init = host.inspect(&id).await.state.pid;
-    let shim = rustix::process::Pid::from_raw(shim).unwrap();
+    let shim = shim_of(&host, &id);
     rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
     host.until_status(&id, "exited").await;
     assert_eq!(host.inspect(&id).await.state.exit_code, 255);
     host.until("its process is gone", async || !std::path::Path::new(&format!("/proc/{init}")).exists()).await;
+    host
+}
+
+fn shim_of(host: &Host, id: &str) -> rustix::process::Pid {
+    let file = host.options.exec_root.join("shim").join(id).join("state.json");
+    let state: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let shim = state["shim_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
+    rustix::process::Pid::from_raw(shim).unwrap()
+}
+
+pub(crate) async fn a_shim_that_does_not_answer_is_waited_for(host: Host) -> Host {
+    use rustix::process::{Signal, kill_process};
+    let id = host.start("hung", &["sleep", "100"]).await;
+    let before = host.inspect(&id).await.state.pid;
+    let shim = shim_of(&host, &id);
+    kill_process(shim, Signal::STOP).unwrap();
+    let host = tokio::time::timeout(std::time::Duration::from_secs(20), host.reopen()).await.unwrap();
+    assert_eq!((host.status(&id).await.as_str(), host.inspect(&id).await.state.pid), ("running", before));
+    kill_process(shim, Signal::CONT).unwrap();
+    let containers = host.engine.containers();
+    host.until("it is taken over and can be killed", async || {
+        let _not_yet = containers.kill(&id, None).await;
+        host.status(&id).await == "exited"
+    })
+    .await;
+    assert_eq!(host.inspect(&id).await.state.exit_code, 137);
+    host
+}
+
+/// What a daemon leaves that dies between the record of an end and the removal of the shim's folder.
+pub(crate) async fn a_stopped_container_stays_stopped(mut host: Host) -> Host {
+    let policy = RestartPolicy { name: "unless-stopped".to_owned(), maximum_retry_count: 0 };
+    let wanted = HostConfig { restart_policy: policy, ..HostConfig::default() };
+    let id = host.create("stopped", &["sleep", "100"], wanted).await;
+    host.engine.containers().start(&id).await.unwrap();
+    host.engine.containers().kill(&id, None).await.unwrap();
+    host.engine.shutdown().await;
+    let record = std::fs::read(host.options.data_root.join("containers").join(&id).join("config.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let finished_at = serde_json::from_value(record["state"]["finished_at"].clone()).unwrap();
+    let exit = ExitRecord { code: 137, signal: Some(9), oom_killed: false, finished_at, error: None };
+    let folder = host.options.exec_root.join("shim").join(&id);
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("exit.json"), serde_json::to_vec(&exit).unwrap()).unwrap();
+    host.engine = Engine::open(host.options.clone()).await.unwrap();
+    assert_eq!(host.status(&id).await, "exited");
+    assert!(!folder.exists());
+    host
+}
+
+pub(crate) async fn a_removal_that_was_begun_is_finished(mut host: Host) -> Host {
+    let id = host.create("leaving", &["true"], HostConfig::default()).await;
+    host.engine.shutdown().await;
+    let file = host.options.data_root.join("containers").join(&id).join("config.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    record["state"]["phase"] = "removing".into();
+    std::fs::write(&file, serde_json::to_vec(&record).unwrap()).unwrap();
+    host.engine = Engine::open(host.options.clone()).await.unwrap();
+    host.until("it is gone", async || host.engine.containers().inspect(&id, false).await.is_err()).await;
     host
 }
