@@ -60,8 +60,13 @@ pub fn publish_list(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<P
         let bindings = bindings.as_deref().unwrap_or_default();
         let chosen_by_node = [PortBinding::default()];
         let bindings = if bindings.is_empty() { &chosen_by_node[..] } else { bindings };
-        for binding in bindings {
-            list.extend(publish_one(container_port, protocol, binding)?);
+        // "Every address of version 6" beside one of version 4 is what others show for a port that was asked for on every
+        // address: with the latter nothing is lost.
+        let beside = |binding: &PortBinding| {
+            bindings.iter().any(|other| !other.host_ip.contains(':')) && binding.host_ip == "::"
+        };
+        for binding in bindings.iter().filter(|binding| !beside(binding)) {
+            list.push(publish_one(container_port, protocol, binding)?);
         }
     }
     if host.publish_all_ports {
@@ -77,13 +82,17 @@ pub fn publish_list(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<P
     Ok(list)
 }
 
-/// `None` for an address of version 6, which the node has no way to publish on.
-fn publish_one(container_port: u16, protocol: Protocol, binding: &PortBinding) -> Result<Option<PortPublish>, Failure> {
+fn publish_one(container_port: u16, protocol: Protocol, binding: &PortBinding) -> Result<PortPublish, Failure> {
     let host_ip = match binding.host_ip.as_str() {
         "" | "0.0.0.0" => None,
         text => match text.parse::<std::net::IpAddr>() {
             Ok(std::net::IpAddr::V4(address)) => Some(address),
-            Ok(std::net::IpAddr::V6(_)) => return Ok(None),
+            Ok(std::net::IpAddr::V6(_)) => {
+                return Err(Failure::invalid(format!(
+                    "cannot publish port {container_port} on {text}: ports are published on IPv4 addresses only, leave the \
+                     address out or give one of these"
+                )));
+            }
             Err(_) => return Err(Failure::invalid(format!("invalid IP address: {text}"))),
         },
     };
@@ -91,7 +100,7 @@ fn publish_one(container_port: u16, protocol: Protocol, binding: &PortBinding) -
         "" => (0, 0),
         text => parse_range(text).ok_or_else(|| Failure::invalid(format!("invalid port specification: \"{text}\"")))?,
     };
-    Ok(Some(PortPublish { host_ip, host_port, host_port_end, container_port, protocol }))
+    Ok(PortPublish { host_ip, host_port, host_port_end, container_port, protocol })
 }
 
 /// As `inspect` shows the ports of a running container: exposed ones that are not published are null.
@@ -158,10 +167,10 @@ mod tests {
     fn bindings_become_publications() {
         let list = publish_list(
             &ContainerConfig::default(),
-            &host(&[("80/tcp", "", "8080"), ("80/tcp", "127.0.0.1", "9000-9010"), ("53/udp", "::", "")]),
+            &host(&[("80/tcp", "", "8080"), ("80/tcp", "127.0.0.1", "9000-9010"), ("80/tcp", "::", "8080")]),
         )
         .unwrap();
-        assert_eq!(list.len(), 2, "version 6 is left out: {list:?}");
+        assert_eq!(list.len(), 2, "version 6 beside version 4 is left out: {list:?}");
         assert_eq!((list[0].host_port, list[0].container_port), (8080, 80));
         assert_eq!((list[1].host_port, list[1].host_port_end), (9000, 9010));
         assert_eq!(list[1].host_ip, Some(Ipv4Addr::LOCALHOST));
@@ -183,6 +192,8 @@ mod tests {
         }
         assert!(publish_list(&ContainerConfig::default(), &host(&[("80/tcp", "", "x")])).is_err());
         assert!(publish_list(&ContainerConfig::default(), &host(&[("80/tcp", "nope", "1")])).is_err());
+        let failure = publish_list(&ContainerConfig::default(), &host(&[("80/tcp", "::1", "1")])).unwrap_err();
+        assert!(failure.message.contains("IPv4 addresses only"), "{failure}");
     }
 
     #[test]

@@ -12,18 +12,9 @@ const MIB: i64 = 1024 * 1024;
 /// Less than this a container cannot start with.
 const LEAST_MEMORY: i64 = 6 * MIB;
 /// Options of the json-file log driver.
-const LOG_OPTIONS: &[&str] = &[
-    "max-size",
-    "max-file",
-    "compress",
-    "labels",
-    "labels-regex",
-    "env",
-    "env-regex",
-    "tag",
-    "mode",
-    "max-buffer-size",
-];
+const LOG_OPTIONS: &[&str] = &["max-size", "max-file", "compress", "labels", "env", "tag", "mode"];
+/// Those of dockerd's that are not offered: what cannot be done is not promised.
+const LOG_OPTIONS_NOT_OFFERED: &[&str] = &["labels-regex", "env-regex", "max-buffer-size"];
 /// Paths of `/proc` and `/sys` hidden from containers.
 const MASKED: &[&str] = &[
     "/proc/asound",
@@ -253,6 +244,15 @@ fn runtime(options: &EngineOptions, name: &str) -> Result<(), Failure> {
 fn log_config(log: &LogConfig) -> Result<(), Failure> {
     match log.kind.as_str() {
         "" | "json-file" => {
+            if let Some(name) = log.config.keys().find(|name| LOG_OPTIONS_NOT_OFFERED.contains(&name.as_str())) {
+                return invalid(format!("log opt '{name}' is not offered: leave it out"));
+            }
+            // The values that are as if they had been left out.
+            for (name, only) in [("compress", "false"), ("mode", "blocking")] {
+                if log.config.get(name).is_some_and(|value| !value.is_empty() && value != only) {
+                    return invalid(format!("log opt '{name}' can only be '{only}'"));
+                }
+            }
             if let Some(name) = log.config.keys().find(|name| !LOG_OPTIONS.contains(&name.as_str())) {
                 return invalid(format!("unknown log opt '{name}' for json-file log driver"));
             }
@@ -495,6 +495,22 @@ mod tests {
         let log = LogConfig { kind: "syslog".to_owned(), ..LogConfig::default() };
         let host = HostConfig { log_config: log, ..HostConfig::default() };
         assert_eq!(refused(&host), "logger: no log driver named 'syslog' is registered");
+    }
+
+    #[test]
+    fn log_options_that_would_be_ignored_are_refused() {
+        let log = |name: &str, value: &str| LogConfig {
+            kind: "json-file".to_owned(),
+            config: [(name.to_owned(), value.to_owned())].into(),
+        };
+        for (name, value) in [("compress", "false"), ("mode", "blocking"), ("max-size", "10m"), ("tag", "x")] {
+            assert!(log_config(&log(name, value)).is_ok(), "{name}={value}");
+        }
+        for (name, value) in
+            [("compress", "true"), ("mode", "non-blocking"), ("labels-regex", "^a"), ("max-buffer-size", "1m")]
+        {
+            assert!(log_config(&log(name, value)).is_err(), "{name}={value}");
+        }
     }
 
     #[test]
