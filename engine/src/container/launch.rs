@@ -1,5 +1,6 @@
 //! From a record to a process: what the shim is told, and what must be there before.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -127,9 +128,20 @@ fn volume_source(inner: &Arc<Inner>, id: &str, mount: &MountRecord) -> Result<Pa
     if mount.subpath.is_empty() {
         return Ok(root);
     }
-    // Checked here so that a link in the volume cannot lead out of it.
-    let handle = inner.volumes.open_subpath(&mount.volume, Path::new(&mount.subpath))?;
-    shoal_engine_sys::fs::real_path(&handle).map_err(|error| Failure::internal(&error))
+    // Only to say what is wrong with it. The runtime looks it up again when it mounts it: until then it may change.
+    inner.volumes.open_subpath(&mount.volume, Path::new(&mount.subpath))?;
+    Ok(root)
+}
+
+/// Mounts of a folder in a volume, by destination.
+fn subpaths(disk: &Disk, runtime: &RuntimeKind) -> Result<BTreeMap<PathBuf, PathBuf>, Failure> {
+    let with = disk.mounts.iter().map(|mount| &mount.record).filter(|record| !record.subpath.is_empty());
+    let found: BTreeMap<PathBuf, PathBuf> =
+        with.map(|record| (PathBuf::from(&record.destination), PathBuf::from(&record.subpath))).collect();
+    if !found.is_empty() && *runtime != RuntimeKind::Builtin {
+        return Err(Failure::invalid("a subpath of a volume can be mounted by the built-in runtime only"));
+    }
+    Ok(found)
 }
 
 fn bind_source(mount: &MountRecord) -> Result<PathBuf, Failure> {
@@ -260,9 +272,11 @@ pub(crate) async fn spawn(
     let rootfs = disk.rootfs.clone().ok_or_else(missing)?;
     let input = spec_input::describe(inner, record, &disk, namespace, rootfs.target.clone(), disk.user.clone())?;
     let built = spec::build(&input).map_err(|error| Failure::invalid(chain(&error)))?;
+    let runtime = runtime_of(inner, &record.host_config.runtime)?;
     let config = ShimConfig {
         id: record.id.clone(),
-        runtime: runtime_of(inner, &record.host_config.runtime)?,
+        subpaths: subpaths(&disk, &runtime)?,
+        runtime,
         terminal: record.config.tty,
         console_size: console_size(record.host_config.console_size),
         open_stdin: record.config.open_stdin,

@@ -1,5 +1,6 @@
 //! What a shim is told when it starts: the content of `bundle.json`, and of `exec.json` for an exec.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,10 @@ pub struct ShimConfig {
     /// container sees it. `None`: the path is a root file system already.
     #[serde(default)]
     pub rootfs: Option<RootfsMount>,
+    /// Bind mounts of a folder in their source, by destination. Found by the built-in runtime below a handle of the source, so that
+    /// whoever can write to the source cannot lead the mount out of it by a link, now or in the moment of mounting.
+    #[serde(default)]
+    pub subpaths: BTreeMap<PathBuf, PathBuf>,
     /// The container's cgroup below the root of each hierarchy, for example `/shoal/<id>`.
     pub cgroup: String,
 }

@@ -430,7 +430,7 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     if limit.current == limit.maximum {
         return Ok(());
     }
-    FIRST_DESCRIPTOR_LIMIT.get_or_init(|| limit.clone());
+    FIRST_DESCRIPTOR_LIMIT.get_or_init(|| limit);
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
@@ -443,7 +443,7 @@ pub fn give_first_descriptor_limit(pid: u32) -> io::Result<()> {
     use rustix::process::{Pid, Resource, prlimit};
     let Some(first) = FIRST_DESCRIPTOR_LIMIT.get() else { return Ok(()) };
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-    prlimit(Some(pid), Resource::Nofile, first.clone())?;
+    prlimit(Some(pid), Resource::Nofile, *first)?;
     Ok(())
 }
 

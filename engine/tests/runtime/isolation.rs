@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("isolation::the_working_directory_is_inside", the_working_directory_is_inside),
     ("isolation::the_user_is_that_of_the_specification", the_user_is_that_of_the_specification),
     ("isolation::mounts_are_as_asked", mounts_are_as_asked),
+    ("isolation::a_subpath_stays_in_its_source", a_subpath_stays_in_its_source),
     ("isolation::the_program_of_the_shim_cannot_be_changed", the_program_of_the_shim_cannot_be_changed),
     ("isolation::devices_are_guarded", devices_are_guarded),
     ("isolation::privileged_is_privileged", privileged_is_privileged),
@@ -235,6 +236,38 @@ fn the_user_is_that_of_the_specification(backend: Backend) {
     assert_eq!(id("", &[]), "0\n0\n0\n/root\nout\n");
     assert_eq!(id("web", &["7"]), "1000\n1001\n7 40 1001\n/home/web\nout\n");
     assert_eq!(id("3000:4000", &[]), "3000\n4000\n4000\n/\nout\n");
+}
+
+/// What a volume's owner puts in the place of the folder between the check and the mount does not lead out.
+fn a_subpath_stays_in_its_source(backend: Backend) {
+    if backend != Backend::Builtin {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let volume = sandbox.dir.path().join("volume");
+    for (folder, word) in [(volume.join("sub"), "plain"), (volume.join("etc"), "of the volume")] {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("word"), word).unwrap();
+    }
+    std::os::unix::fs::symlink("/etc", volume.join("absolute")).unwrap();
+    std::os::unix::fs::symlink("../../../../../../../etc", volume.join("climbing")).unwrap();
+    for (subpath, word) in [("sub", "plain"), ("absolute", "of the volume"), ("climbing", "of the volume")] {
+        let kind = MountKind::Bind {
+            source: volume.clone(),
+            recursive: true,
+            propagation: None,
+            read_only_non_recursive: false,
+        };
+        let mut input = sandbox.input(&["cat", "/data/word"]);
+        input.mounts = vec![MountInput { destination: "/data".into(), read_only: false, kind }];
+        let running = sandbox
+            .create_with(&input, |config| {
+                config.subpaths.insert("/data".into(), subpath.into());
+            })
+            .unwrap();
+        assert_eq!(sandbox.finish(&running).stdout, word, "{subpath}");
+        std::fs::remove_dir_all(&running.dir).unwrap();
+    }
 }
 
 fn mounts_are_as_asked(backend: Backend) {

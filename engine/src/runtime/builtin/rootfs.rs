@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Mount, Spec};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -79,18 +79,22 @@ impl Root {
         let words = mount.options().as_deref().unwrap_or_default();
         let options = Options::parse(words).map_err(|failure| io::Error::other(failure.message))?;
         match kind(mount) {
-            "bind" => self.add_bind(mount, &options),
+            "bind" => self.add_bind(mount, &options, config.subpaths.get(mount.destination()).map(PathBuf::as_path)),
             "cgroup" | "cgroup2" => cgroups::add(self, config, linux, mount.destination(), &options),
             kind => self.add_file_system(kind, mount, &options),
         }
     }
 
-    fn add_bind(&self, mount: &Mount, options: &Options) -> io::Result<()> {
+    fn add_bind(&self, mount: &Mount, options: &Options, subpath: Option<&Path>) -> io::Result<()> {
         let source = mount.source().as_deref().ok_or_else(|| io::Error::other("a bind mount needs a source"))?;
         if !options.data.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown options: {:?}", options.data)));
         }
-        let tree = clone_tree(source, options.bind.unwrap_or(true))?;
+        let recursive = options.bind.unwrap_or(true);
+        let tree = match subpath {
+            None => clone_tree(source, recursive)?,
+            Some(subpath) => clone_below(&Directory::open(source)?.open_any(subpath, true)?, recursive)?,
+        };
         let is_directory = fs::metadata(&tree)?.kind == FileKind::Directory;
         let target = self.target(mount.destination(), is_directory)?;
         let (kind, recursive) = options.propagation.unwrap_or((options::PRIVATE, true));
@@ -276,7 +280,15 @@ pub(super) fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
 
 /// A detached copy of the mount that is behind a descriptor.
 pub(super) fn clone_handle(handle: impl AsFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    clone_below(handle, false)
+}
+
+/// The same, with the mounts below it if wanted.
+fn clone_below(handle: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
     Ok(open_tree(handle, "", flags)?)
 }
 

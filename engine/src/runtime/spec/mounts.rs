@@ -97,9 +97,8 @@ fn custom(input: &MountInput) -> Result<Mount, SpecError> {
     if destination == Path::new("/") {
         return refuse("the destination can't be '/'");
     }
-    // A volume in place of /proc would let an image decide what the runtime's writes below it do (CVE-2019-19921).
-    if destination.starts_with("/proc") && matches!(input.kind, MountKind::Tmpfs { .. }) {
-        return refuse("nothing can be mounted over /proc");
+    if destination.starts_with("/proc") && !may_be_in_proc(&destination, &input.kind) {
+        return refuse("nothing can be mounted over or inside /proc but the host's, and files that describe resources");
     }
     let destination = destination.to_string_lossy();
     match &input.kind {
@@ -125,6 +124,31 @@ fn custom(input: &MountInput) -> Result<Mount, SpecError> {
             }
             mount(&destination, "tmpfs", "tmpfs", &without_opposites(&all))
         }
+    }
+}
+
+/// Files in `/proc` that tools such as lxcfs mount others over. The list is runc's.
+const REPLACEABLE_IN_PROC: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Something else in place of `/proc` would let an image or a volume decide what the runtime's writes below it do
+/// (CVE-2019-16884, CVE-2019-19921).
+fn may_be_in_proc(destination: &Path, kind: &MountKind) -> bool {
+    match kind {
+        MountKind::Bind { source, .. } if destination == Path::new("/proc") => clean(source) == Path::new("/proc"),
+        MountKind::Bind { .. } => REPLACEABLE_IN_PROC.iter().any(|path| destination == Path::new(path)),
+        MountKind::Tmpfs { .. } => false,
     }
 }
 

@@ -159,6 +159,24 @@ fn what_contradicts_itself_is_refused() {
             "{destination}"
         );
     }
+    let bind = |source: &str, destination: &str| MountInput {
+        kind: MountKind::Bind {
+            source: source.into(),
+            recursive: true,
+            propagation: None,
+            read_only_non_recursive: false,
+        },
+        ..mount(destination)
+    };
+    for (source, destination) in
+        [("/srv", "/proc"), ("/srv", "/proc/sys"), ("/proc", "/proc/self"), ("/srv", "/proc/1/attr")]
+    {
+        let text = refused(SpecInput { mounts: vec![bind(source, destination)], ..input() });
+        assert!(text.contains("/proc"), "{destination}: {text}");
+    }
+    for (source, destination) in [("/proc", "/proc"), ("/srv", "/proc/meminfo"), ("/srv", "/process")] {
+        assert!(build(&SpecInput { mounts: vec![bind(source, destination)], ..input() }).is_ok(), "{destination}");
+    }
     let ulimit = |name: &str, soft, hard| vec![UlimitInput { name: name.to_owned(), soft, hard }];
     assert!(refused(SpecInput { ulimits: ulimit("nofile", 2, 1), ..input() }).contains("less than or equal"));
     assert!(refused(SpecInput { ulimits: ulimit("nofiles", 1, 1), ..input() }).contains("invalid ulimit type"));
