@@ -28,6 +28,7 @@ mod ports;
 mod resync;
 pub mod rules;
 mod sandbox;
+mod spares;
 mod state;
 pub mod types;
 

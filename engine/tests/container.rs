@@ -9,6 +9,7 @@ mod container {
     pub(crate) mod bench;
     pub(crate) mod chaos;
     pub(crate) mod checks;
+    pub(crate) mod cluster;
     pub(crate) mod harness;
     pub(crate) mod life;
     pub(crate) mod restore;

@@ -26,7 +26,7 @@ pub(crate) async fn rename(inner: &Arc<Inner>, container: &Arc<Container>, name:
     })?;
     name.clone_into(&mut container.record().name);
     inner.containers.release(&old, &container.id);
-    container.save();
+    container.store().await;
     inner.networks.rename(&container.id, name);
     super::tell(inner, container, "rename", &[("oldName", &format!("/{old}"))]);
     Ok(())
@@ -59,7 +59,7 @@ pub(crate) async fn update(
             ));
         }
     }
-    container.save();
+    container.store().await;
     super::tell(inner, container, "update", &[]);
     Ok(UpdateResponse::default())
 }

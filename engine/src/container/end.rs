@@ -72,7 +72,7 @@ pub(crate) async fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: 
             Command::Release => release(inner, container).await,
             // The removal that follows would take the record away again.
             Command::Persist if removes => {}
-            Command::Persist => container.save(),
+            Command::Persist => container.store().await,
             Command::TellDie => tell_end(inner, container, exit, ran),
             Command::RestartAfter(pause) => start::restart_after(inner, container, pause),
             Command::CancelRestart => container.set_restart_timer(None),
@@ -85,8 +85,9 @@ pub(crate) async fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: 
         container.tell(true);
         let _logged = remove::finish(inner, container, &turn, true).await;
     } else {
-        remove::remove_folder_soon(inner, folder).await;
+        // Who waits need not wait for this; the next start does, since this has the turn.
         container.tell(true);
+        remove::remove_folder_soon(inner, folder).await;
     }
 }
 

@@ -138,6 +138,14 @@ impl Container {
         }
     }
 
+    /// The same on a thread that may wait for the disk.
+    pub(crate) async fn store(self: &Arc<Self>) {
+        let container = Arc::clone(self);
+        if let Err(error) = tokio::task::spawn_blocking(move || container.save()).await {
+            tracing::error!(container = %self.id, %error, "saving the container failed");
+        }
+    }
+
     /// Tells those who wait. `ended` when a run has ended.
     pub(crate) fn tell(&self, ended: bool) {
         let (phase, exit_code, error) = {

@@ -176,18 +176,18 @@ pub(crate) async fn attach(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
         return Ok(());
     };
     let mut publish = ports::publish_list(&record.config, &record.host_config)?;
-    if !publish.is_empty() || record.networks.values().any(wants_address) {
-        // What another container has just given up may be wanted.
-        inner.teardowns.all().await;
-    }
     let mut got = Vec::new();
     if !record.internal.attachments.is_empty() {
-        let attachments = record.internal.attachments.iter().map(overlay).collect();
-        got = inner.networks.attach_cluster(&record.id, attachments, std::mem::take(&mut publish)).await?;
+        let attachments: Vec<_> =
+            record.internal.attachments.iter().map(|asked| overlay(asked, &record.config.hostname)).collect();
+        let ports = std::mem::take(&mut publish);
+        let attach = || inner.networks.attach_cluster(&record.id, attachments.clone(), ports.clone());
+        got = inner.teardowns.patiently(attach).await?;
     }
     for name in networks {
-        let endpoint = attach_one(inner, &record, &name, std::mem::take(&mut publish)).await;
-        got.push(endpoint?);
+        let ports = std::mem::take(&mut publish);
+        let attach = || attach_one(inner, &record, &name, ports.clone());
+        got.push(inner.teardowns.patiently(attach).await?);
     }
     for endpoint in &got {
         let id = &endpoint.network_id;
@@ -214,13 +214,14 @@ async fn attach_one(
     inner.networks.attach(&record.id, name, options).await
 }
 
-fn overlay(attachment: &crate::model::ClusterAttachment) -> OverlayAttachment {
+fn overlay(attachment: &crate::model::ClusterAttachment, hostname: &str) -> OverlayAttachment {
     OverlayAttachment {
         network: attachment.network,
         addr: attachment.addr,
         task: attachment.task,
         service: attachment.service,
         aliases: attachment.aliases.clone(),
+        hostname: hostname.to_owned(),
     }
 }
 
@@ -352,7 +353,7 @@ pub(crate) async fn connect(
             }
         }
     }
-    container.save();
+    container.store().await;
     Ok(())
 }
 
@@ -385,7 +386,7 @@ pub(crate) async fn disconnect(
     if running {
         super::files::rewrite_hosts(inner, container);
     }
-    container.save();
+    container.store().await;
     Ok(())
 }
 

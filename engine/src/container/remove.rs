@@ -88,7 +88,7 @@ pub(crate) async fn finish(
         let text = failure.message.clone();
         tracing::error!(container = %container.id, error = text, "removal failed half-way");
         if container.step(Input::RemovalFailed { error: text }).is_ok() {
-            container.save();
+            container.store().await;
         }
         container.tell(false);
         return Err(failure);

@@ -201,7 +201,7 @@ async fn take_in(inner: &Arc<Inner>, container: &Arc<Container>, found: Found) {
     let had_process = container.phase().has_process();
     match found {
         Found::Silent => {}
-        Found::Running(shim, status) => adopt_running(inner, container, shim, &status),
+        Found::Running(shim, status) => adopt_running(inner, container, shim, &status).await,
         Found::Created(shim) => {
             // The daemon died between creation and start: as if the start had never been asked for.
             launch::destroy(&shim).await;
@@ -236,7 +236,7 @@ async fn take_in(inner: &Arc<Inner>, container: &Arc<Container>, found: Found) {
     }
 }
 
-fn adopt_running(inner: &Arc<Inner>, container: &Arc<Container>, shim: Shim, status: &protocol::ShimStatus) {
+async fn adopt_running(inner: &Arc<Inner>, container: &Arc<Container>, shim: Shim, status: &protocol::ShimStatus) {
     if !container.phase().has_process() {
         // It was started, and the daemon died before it wrote so down.
         let launched = Input::Launched { pid: status.pid, at: inner.now(), by_user: true };
@@ -262,7 +262,7 @@ fn adopt_running(inner: &Arc<Inner>, container: &Arc<Container>, shim: Shim, sta
             tracing::warn!(container = %container.id, volume, error = failure.message, "cannot claim a volume");
         }
     }
-    container.save();
+    container.store().await;
     container.tell(false);
     end::watch(inner, container, shim);
     health::begin(inner, container);

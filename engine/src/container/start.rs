@@ -24,7 +24,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
     container.set_restart_timer(None);
     match run(inner, container).await {
         Ok(shim) => {
-            started(inner, container, &shim, by_user);
+            started(inner, container, &shim, by_user).await;
             Ok(())
         }
         Err(error) => {
@@ -33,7 +33,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
             let at = inner.now();
             let input = Input::LaunchFailed { exit_code: error.exit_code, error: error.failure.message.clone(), at };
             if container.step(input).is_ok() {
-                container.save();
+                container.store().await;
             }
             streams::drop_waiting(container);
             // Not an end: as in dockerd, who waits for the next one goes on waiting. The caller is told of the failure.
@@ -87,19 +87,23 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
     };
     container.set_shim(Some(shim.clone()));
     attached?;
-    files::fill(inner, container)?;
+    let filled = {
+        let (inner, container) = (Arc::clone(inner), Arc::clone(container));
+        tokio::task::spawn_blocking(move || files::fill(&inner, &container))
+    };
+    filled.await.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let connected = streams::connect_waiting(container, &shim).instrument(tracing::debug_span!("connect_clients"));
     connected.await.map_err(LaunchError::from)?;
     shim.start().instrument(tracing::debug_span!("execute")).await.map_err(LaunchError::from)?;
     Ok(shim)
 }
 
-fn started(inner: &Arc<Inner>, container: &Arc<Container>, shim: &Shim, by_user: bool) {
+async fn started(inner: &Arc<Inner>, container: &Arc<Container>, shim: &Shim, by_user: bool) {
     let launched = Input::Launched { pid: shim.pid(), at: inner.now(), by_user };
     if let Err(refusal) = container.step(launched) {
         tracing::error!(container = %container.id, %refusal, "a started container is not running");
     }
-    container.save();
+    container.store().await;
     end::watch(inner, container, shim.clone());
     health::begin(inner, container);
     super::tell(inner, container, "start", &[]);

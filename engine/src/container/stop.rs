@@ -26,7 +26,7 @@ pub(crate) async fn stop(inner: &Arc<Inner>, container: &Arc<Container>, options
         let stop_signal = if text.is_empty() { signal::TERM } else { signal::parse(text)? };
         (stop_signal, options.timeout_s.or(config.stop_timeout).unwrap_or(GRACE_S))
     };
-    let Some(shim) = begin(inner, container)? else { return Ok(()) };
+    let Some(shim) = begin(inner, container).await? else { return Ok(()) };
     deliver(container, &shim, stop_signal).await;
     super::tell(inner, container, "kill", &[("signal", &stop_signal.to_string())]);
     let gone = async {
@@ -47,11 +47,11 @@ pub(crate) async fn stop(inner: &Arc<Inner>, container: &Arc<Container>, options
 }
 
 /// Notes that a user wants it to stop. `None` when it was only waiting for its next start, and is stopped by this.
-fn begin(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Option<Shim>, Failure> {
+async fn begin(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Option<Shim>, Failure> {
     let commands = container
         .step(Input::StopAsked)
         .map_err(|_| Failure::new(ErrorKind::NotModified, format!("container {} is not running", container.id)))?;
-    container.save();
+    container.store().await;
     if commands.contains(&Command::CancelRestart) {
         container.set_restart_timer(None);
         container.tell(false);
@@ -112,7 +112,7 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, text: O
     let shim = if number == signal::KILL || number == stop_signal {
         // As dockerd: who kills it does not want it restarted.
         let shim = container.running_shim().map_err(not_running)?;
-        begin(inner, container).map_err(not_running)?;
+        begin(inner, container).await.map_err(not_running)?;
         shim
     } else {
         container.running_shim().map_err(not_running)?
@@ -164,7 +164,7 @@ pub(crate) async fn pause(inner: &Arc<Inner>, container: &Arc<Container>) -> Res
     }
     let shim = container.running_shim()?;
     shim.pause().await.map_err(|error| Failure::internal(&error))?;
-    changed(inner, container, Input::Paused, "pause");
+    changed(inner, container, Input::Paused, "pause").await;
     Ok(())
 }
 
@@ -176,13 +176,13 @@ pub(crate) async fn unpause(inner: &Arc<Inner>, container: &Arc<Container>) -> R
     }
     let shim = container.running_shim()?;
     shim.resume().await.map_err(|error| Failure::internal(&error))?;
-    changed(inner, container, Input::Resumed, "unpause");
+    changed(inner, container, Input::Resumed, "unpause").await;
     Ok(())
 }
 
-fn changed(inner: &Arc<Inner>, container: &Arc<Container>, input: Input, action: &str) {
+async fn changed(inner: &Arc<Inner>, container: &Arc<Container>, input: Input, action: &str) {
     if container.step(input).is_ok() {
-        container.save();
+        container.store().await;
         container.tell(false);
         super::tell(inner, container, action, &[]);
     }

@@ -2,12 +2,13 @@
 //!
 //! ## Design notes
 //! The kernel takes tens of milliseconds to remove a link, and does nothing in them but wait. Nobody needs to wait with it
-//! but those who want back what the container had: its own next start, a start with a published port or a fixed
-//! address, and the removal of a network. They wait until nothing is being taken down that began before them.
+//! but those who want back what the container had: its own next start, a start whose port or address is still taken, and the
+//! removal of a network. They wait until nothing is being taken down that began before them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use shoal_proto::error::Failure;
 use tokio::sync::watch;
 
 use super::instance::Container;
@@ -45,6 +46,22 @@ impl Teardowns {
         let mut changes = self.under_way.subscribe();
         // The sender lives in `self`.
         let _never_closed = changes.wait_for(|under_way| !under_way.contains(id)).await.is_ok();
+    }
+
+    /// Tries something that may want what another container has just given up: at once, and again when that is down.
+    pub(crate) async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let begun = self.under_way.borrow().len();
+        match attempt().await {
+            Err(failure) if begun > 0 => {
+                tracing::debug!(error = failure.message, "waiting for what is being taken down");
+                self.all().await;
+                attempt().await
+            }
+            result => result,
+        }
     }
 
     /// Waits until everything is down that is being taken down now.

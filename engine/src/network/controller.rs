@@ -49,6 +49,7 @@ impl NetworkController {
             Ok(core)
         };
         let core = Arc::new(blocking(open).await?);
+        refill(&core);
         let timer = tokio::spawn(resync::run(Arc::downgrade(&core), every)).abort_handle();
         Ok(Self { core, timer: Arc::new(Mutex::new(Some(timer))) })
     }
@@ -152,7 +153,9 @@ impl NetworkController {
     /// The id is in use, or the kernel refuses.
     pub async fn create_sandbox(&self, id: &str, options: SandboxOptions) -> Result<Sandbox, Failure> {
         let id = id.to_owned();
-        self.run(move |core| core.create_sandbox(&id, options)).await
+        let made = self.run(move |core| core.create_sandbox(&id, options)).await;
+        refill(&self.core);
+        made
     }
 
     /// A sandbox that exists and has a namespace of its own.
@@ -272,6 +275,7 @@ impl NetworkController {
         }
         let _ = self
             .run(|core| {
+                core.drop_spares();
                 let _applying = lock(&core.applying);
                 let live: Vec<_> = lock(&core.state).live.values().cloned().collect();
                 live.iter().for_each(|sandbox| *lock(&sandbox.server) = None);
@@ -289,8 +293,18 @@ impl NetworkController {
         if let Some(timer) = lock(&self.timer).take() {
             timer.abort();
         }
-        self.run(Core::purge).await
+        self.run(|core| {
+            core.drop_spares();
+            core.purge()
+        })
+        .await
     }
+}
+
+/// Makes spare namespaces, and does not wait for them.
+fn refill(core: &Arc<Core>) {
+    let core = Arc::clone(core);
+    tokio::task::spawn_blocking(move || core.refill_spares());
 }
 
 /// The addresses that a container's name stands for: not those that only serve the way out or the routing mesh, unless

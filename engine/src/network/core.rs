@@ -1,7 +1,7 @@
 //! The state, the sockets, and the steps that everything else is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,11 +19,14 @@ use super::disk::Disk;
 use super::dns::server::{NameServer, Shared, Sockets};
 use super::error::{NetworkError, Result};
 use super::overlay::device::Overlay;
-use super::rules::host::{BridgeRules, HostRules, MeshPort};
-use super::state::{LiveSandbox, State, lock, rotation};
+use super::rules::host::{BridgeRules, HostRules, MeshPort, lost_backends};
+use super::spares::Fresh;
+use super::state::{LiveSandbox, SandboxKernel, State, lock, rotation};
 use super::types::{NetworkOptions, PublishedPort};
 
 const DEFAULT_EXEC_ROOT: &str = "/run/shoal";
+/// Name of the table in every sandbox.
+const SANDBOX_TABLE: &str = "shoal";
 const SETTING_FORWARD: &str = "ipv4/ip_forward";
 
 /// All there is, shared by the handles and the periodic comparison.
@@ -64,7 +67,20 @@ pub(super) struct Core {
     pub problems: Mutex<BTreeSet<String>>,
     /// Is the state of the cluster to be written?
     pub cluster_dirty: AtomicBool,
+    /// Ports of the routing mesh as they were last given to the kernel.
+    mesh_applied: Mutex<Vec<MeshPort>>,
+    /// The underlay address and what its link takes, as last looked up.
+    pub underlay: Mutex<Option<(IpAddr, u32)>>,
+    /// The host's place on the routing mesh as it was last seen to be right.
+    pub ingress_applied: Mutex<Option<Ingress>>,
+    /// Namespaces made before somebody needs them.
+    pub spares: Mutex<Vec<Fresh>>,
+    /// Are spares wanted? Not at the end.
+    pub keeps_spares: AtomicBool,
 }
+
+/// The network of the routing mesh, this node's address on it, and the prefix length of its subnet.
+pub(super) type Ingress = (NetworkId, Ipv4Addr, u8);
 
 impl Core {
     /// Opens sockets and folders. Must run inside a runtime.
@@ -102,6 +118,11 @@ impl Core {
             repaired: AtomicU64::new(0),
             problems: Mutex::default(),
             cluster_dirty: AtomicBool::new(false),
+            mesh_applied: Mutex::default(),
+            underlay: Mutex::default(),
+            ingress_applied: Mutex::default(),
+            spares: Mutex::default(),
+            keeps_spares: AtomicBool::new(true),
             owner,
             tag,
             options,
@@ -205,14 +226,14 @@ impl Core {
         let Some(ingress) = ingress.filter(|network| network.record.node_address.is_some()) else { return rules };
         rules.ingress = Some(self.ingress_link());
         rules.rotation = rules.rotation.wrapping_add(rotation(&cluster.node_id.to_string()));
+        let serving = state.serving.get(&ingress.record.id);
         for (service, record) in &cluster.published {
-            let behind = ingress.endpoints.values().filter(|e| e.serving && e.service == Some(*service));
-            let backends: BTreeSet<_> = behind.map(|endpoint| endpoint.addr).collect();
+            let backends = serving.and_then(|serving| serving.get(service)).cloned().unwrap_or_default();
             rules.mesh.extend(record.ports.iter().filter(|port| port.published != 0).map(|port| MeshPort {
                 protocol: port.protocol,
                 published: port.published,
                 target: port.target,
-                backends: backends.iter().copied().collect(),
+                backends: backends.clone(),
             }));
         }
         rules
@@ -229,8 +250,22 @@ impl Core {
     /// The kernel's.
     pub(super) fn sync_host_rules(&self) -> Result<()> {
         let mut table = lock(&self.rules);
-        let wanted = self.host_rules(&lock(&self.state)).ruleset();
-        table.apply(&wanted)?;
+        let wanted = self.host_rules(&lock(&self.state));
+        table.apply(&wanted.ruleset())?;
+        let mut applied = lock(&self.mesh_applied);
+        let lost = lost_backends(&applied, &wanted.mesh);
+        *applied = wanted.mesh;
+        drop(applied);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let forgotten = conntrack::forget(table.socket(), |connection| {
+            let gone = lost.get(&connection.destination_port);
+            connection.protocol == 17 && gone.is_some_and(|gone| gone.contains(&connection.answers_from))
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "old connections to UDP ports of the routing mesh may go astray");
+        }
         Ok(())
     }
 
@@ -254,20 +289,25 @@ impl Core {
     /// # Errors
     /// When sockets cannot be opened in it, or the kernel refuses the rules.
     pub(super) fn sync_sandbox(&self, id: &str) -> Result<()> {
-        let (live, view, mut rules, wanted_ports, dns) = {
-            let mut state = lock(&self.state);
-            let Some(live) = state.live.get(id).cloned() else { return Ok(()) };
-            let view = state.view(id);
-            let record = state.record(id)?;
-            (live, view, state.sandbox_rules(id), record.name_ports, record.options.dns.clone())
-        };
+        let Some(live) = lock(&self.state).live.get(id).cloned() else { return Ok(()) };
+        // Before the look at what is wanted: whoever looks later, applies later.
         let mut kernel = lock(&live.kernel);
+        let (view, mut rules, wanted_ports, dns) = {
+            let mut state = lock(&self.state);
+            let view = state.view(id);
+            // Gone meanwhile.
+            let Some(record) = state.records.get(id) else { return Ok(()) };
+            (view, state.sandbox_rules(id), record.name_ports, record.options.dns.clone())
+        };
         let mut server = lock(&live.server);
         match (view, server.as_ref()) {
-            (None, _) => *server = None,
+            (None, _) => (*server, kernel.unused) = (None, None),
             (Some(view), Some(server)) => server.show(view),
             (Some(view), None) => {
-                let (sockets, table) = self.open_in(&live, wanted_ports, kernel.rules.is_none())?;
+                let (sockets, table) = match kernel.unused.take().filter(|_| wanted_ports.is_none()) {
+                    Some((sockets, netfilter)) => (sockets, Some(Table::new(netfilter, SANDBOX_TABLE))),
+                    None => self.open_in(&live, wanted_ports, kernel.rules.is_none())?,
+                };
                 kernel.rules = kernel.rules.take().or(table);
                 let ports = sockets.ports().map_err(NetworkError::io("read the name server's ports"))?;
                 let shared = Shared {
@@ -287,10 +327,14 @@ impl Core {
                 }
             }
         }
-        rules.names = if server.is_some() { lock(&self.state).record(id)?.name_ports } else { None };
+        let name_ports = lock(&self.state).records.get(id).and_then(|record| record.name_ports);
+        rules.names = name_ports.filter(|_| server.is_some());
         drop(server);
-        let table = &mut kernel.rules;
+        let SandboxKernel { rules: table, applied, .. } = &mut *kernel;
         if let Some(table) = table {
+            if *applied == rules && table.applied().is_some() {
+                return Ok(());
+            }
             table.apply(&rules.ruleset())?;
             let before = std::mem::replace(&mut kernel.applied, rules);
             self.forget_backends(&mut kernel, &before);
@@ -307,11 +351,11 @@ impl Core {
             Ok((Sockets::open(ports)?, netfilter))
         });
         let (sockets, netfilter) = opened.and_then(|opened| opened).map_err(NetworkError::io(what()))?;
-        Ok((sockets, netfilter.map(|socket| Table::new(socket, "shoal"))))
+        Ok((sockets, netfilter.map(|socket| Table::new(socket, SANDBOX_TABLE))))
     }
 
     /// UDP has no end of a connection: forgets those that lead to backends which are no more.
-    fn forget_backends(&self, kernel: &mut super::state::SandboxKernel, before: &super::rules::sandbox::SandboxRules) {
+    fn forget_backends(&self, kernel: &mut SandboxKernel, before: &super::rules::sandbox::SandboxRules) {
         let after = &kernel.applied.virtual_addresses;
         let lost = before.virtual_addresses.iter().any(|(addr, behind)| {
             behind.iter().any(|backend| after.get(addr).is_none_or(|now| !now.contains(backend)))

@@ -11,6 +11,7 @@ use shoal_engine_sys::netns;
 use shoal_engine_sys::nft::{Ruleset, Verified, foreign};
 use shoal_proto::error::Failure;
 
+use super::cluster::Scope;
 use super::core::Core;
 use super::dns::forward::read_servers;
 use super::dns::zone::Zone;
@@ -51,7 +52,7 @@ impl Core {
         let mut findings = Findings::default();
         findings.note("forwarding", self.ensure_forwarding_if_needed());
         findings.note("bridges", self.resync_links());
-        findings.note("cluster networks", self.sync_overlays());
+        findings.note("cluster networks", self.sync_overlays(Scope::Kernel));
         findings.note("routing mesh", self.sync_ingress().map(usize::from));
         findings.note("rules", self.verify_host_rules());
         findings.note("rules of others", self.accept_in_foreign_chains());
@@ -142,15 +143,17 @@ impl Core {
     }
 
     fn verify_sandboxes(&self) -> Result<usize> {
-        let live: Vec<_> = lock(&self.state).live.values().cloned().collect();
+        let live: Vec<_> = lock(&self.state).live.iter().map(|(id, live)| (id.clone(), Arc::clone(live))).collect();
         let (mut count, mut errors) = (0, Collected::default());
-        for sandbox in live {
+        for (id, sandbox) in live {
             if let Some(rules) = &mut lock(&sandbox.kernel).rules {
                 match rules.verify() {
                     Ok(verified) => count += usize::from(verified == Verified::Repaired),
                     Err(error) => errors.note::<(), _>(Err(error)),
                 }
             }
+            // What was put back is what was applied last; if a later application failed, it is made good here.
+            errors.note(self.sync_sandbox(&id));
         }
         errors.finish().map(|()| count)
     }
@@ -189,7 +192,7 @@ impl Core {
             let namespace = netns::Namespace::open(&path).map_err(NetworkError::io(what()))?;
             let route = namespace.enter(|| NetlinkSocket::open(Family::Route)).and_then(|opened| opened);
             let route = route.map_err(NetworkError::io(what()))?;
-            let kernel = Mutex::new(SandboxKernel { route, rules: None, applied: Default::default() });
+            let kernel = Mutex::new(SandboxKernel { route, rules: None, applied: Default::default(), unused: None });
             let live = LiveSandbox { path: path.clone(), kernel, server: Mutex::default() };
             lock(&self.state).live.insert(record.id.clone(), Arc::new(live));
         }
@@ -210,7 +213,12 @@ impl Core {
         for (id, network) in &cluster.networks {
             state.zone(&id.to_string(), &network.record.name).store(Arc::new(Zone::of_cluster(network)));
         }
+        let ids: Vec<_> = cluster.networks.keys().copied().collect();
         state.cluster = Some(Arc::new(cluster));
+        for id in ids {
+            state.note_serving(id);
+            state.rebuild_zone(&id.to_string());
+        }
     }
 
     /// Keeps these sandboxes, destroys all others and every namespace that nobody knows.
@@ -231,7 +239,7 @@ impl Core {
             }
         }
         let _applying = lock(&self.applying);
-        errors.note(self.sync_overlays());
+        errors.note(self.sync_overlays(Scope::Kernel));
         errors.note(self.sync_ingress());
         errors.finish()
     }

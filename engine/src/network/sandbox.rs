@@ -7,29 +7,22 @@ use std::sync::{Arc, Mutex};
 
 use shoal_engine_sys::netlink::address::{self, Address};
 use shoal_engine_sys::netlink::link::{self, Mac, Veth};
-use shoal_engine_sys::netlink::{Family, NetlinkSocket};
 use shoal_engine_sys::netns::{self, Namespace};
 use shoal_proto::error::{ErrorKind, Failure};
+use shoal_proto::id::NetworkId;
 
 use super::addresses::{format_mac, is_host, mac_of, parse_mac, pick_address};
 use super::core::Core;
 use super::definition::{Bridge, GATEWAY_NETWORK, LocalNetwork};
 use super::error::{Collected, NetworkError, Result};
 use super::overlay::device::vanished;
+use super::spares::Fresh;
 use super::state::{Endpoint, LiveSandbox, SandboxKernel, SandboxRecord, State, Target, lock};
 use super::types::{EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, Sandbox, SandboxOptions};
 
 /// Beginning of the names of namespaces that belong to cluster networks.
 pub(super) const OVERLAY_PREFIX: &str = "overlay-";
 const MAX_ID: usize = 128;
-
-/// Settings of a new namespace. As dockerd does: any user may ping and serve any port, since the namespace is the
-/// container's own. Links made later get no IPv6 addresses of their own.
-const SANDBOX_SETTINGS: [(&str, &str); 3] = [
-    ("ipv6/conf/default/disable_ipv6", "1"),
-    ("ipv4/ip_unprivileged_port_start", "0"),
-    ("ipv4/ping_group_range", "0 2147483647"),
-];
 
 fn check_id(id: &str) -> Result<()> {
     let good =
@@ -52,22 +45,16 @@ impl Core {
         }
         self.prepare_netns_folder()?;
         let path = self.netns_folder().join(id);
-        let (namespace, route) = Namespace::create(|| {
-            for (name, value) in SANDBOX_SETTINGS {
-                // A kernel without the facility has no such setting.
-                let _ = netns::write_setting(name, value);
-            }
-            let mut route = NetlinkSocket::open(Family::Route)?;
-            // The first link of a namespace is loopback.
-            route.request(link::set_up(1)).map_err(std::io::Error::other)?;
-            Ok(route)
-        })
-        .map_err(NetworkError::io("make a network namespace"))?;
-        let route = route.map_err(|error: std::io::Error| NetworkError::io("set up a network namespace")(error))?;
+        let Fresh { namespace, route, netfilter, names } = self.fresh_namespace()?;
         let bind = || namespace.bind(&path);
         let again = |_| netns::unbind(&path).and_then(|()| bind());
         bind().or_else(again).map_err(NetworkError::io(format!("bind {}", path.display())))?;
-        let kernel = Mutex::new(SandboxKernel { route, rules: None, applied: Default::default() });
+        let kernel = Mutex::new(SandboxKernel {
+            route,
+            rules: None,
+            applied: Default::default(),
+            unused: Some((names, netfilter)),
+        });
         let live = LiveSandbox { path: path.clone(), kernel, server: Mutex::default() };
         let record =
             SandboxRecord { id: id.to_owned(), own_namespace: true, options, endpoints: Vec::new(), name_ports: None };
@@ -83,21 +70,35 @@ impl Core {
     /// # Errors
     /// Unknown sandbox or network, address or port in use, no address left, or the kernel refuses.
     pub(super) fn attach(&self, id: &str, network: &str, options: &EndpointOptions) -> Result<EndpointInfo> {
+        let info = self.attach_local(id, network, options)?;
+        match self.settle(id) {
+            Ok(()) => Ok(info),
+            Err(error) => {
+                let _ = self.detach_endpoint(id, &info.endpoint_id);
+                Err(error)
+            }
+        }
+    }
+
+    /// After a sandbox came to new networks: what it sees of names and services, and its file.
+    fn settle(&self, id: &str) -> Result<()> {
+        self.sync_sandbox(id)?;
+        self.save_sandbox(id)
+    }
+
+    /// Puts a sandbox on a local network; its own view of that is left to [`Self::settle`].
+    fn attach_local(&self, id: &str, network: &str, options: &EndpointOptions) -> Result<EndpointInfo> {
         let (endpoint, bridge) = self.reserve(id, network, options)?;
-        let Some(bridge) = bridge else {
-            self.save_sandbox(id)?;
-            return Ok(endpoint.info);
-        };
+        let Some(bridge) = bridge else { return Ok(endpoint.info) };
         let network_id = endpoint.info.network_id.clone();
         let work = || {
             self.plug(id, &endpoint, &bridge)?;
             lock(&self.state).rebuild_zone(&network_id);
-            self.sync_sandbox(id)?;
             if !endpoint.info.ports.is_empty() {
                 self.sync_host_rules()?;
                 self.forget_connections(&endpoint.info.ports);
             }
-            self.save_sandbox(id)
+            Ok(())
         };
         match work() {
             Ok(()) => Ok(endpoint.info),
@@ -206,9 +207,9 @@ impl Core {
         if leads_out || !ports.is_empty() {
             self.ensure_gateway_network()?;
             let options = EndpointOptions { ports: ports.to_vec(), ..EndpointOptions::default() };
-            infos.push(self.attach(id, GATEWAY_NETWORK, &options)?);
+            infos.push(self.attach_local(id, GATEWAY_NETWORK, &options)?);
         }
-        Ok(())
+        self.settle(id)
     }
 
     fn attach_overlay(&self, id: &str, attachment: &OverlayAttachment) -> Result<EndpointInfo> {
@@ -217,8 +218,8 @@ impl Core {
         let endpoint = note_cluster_endpoint(&mut lock(&self.state), id, attachment, link, endpoint_id)?;
         let work = || {
             self.plug_overlay(id, attachment, &endpoint)?;
-            self.sync_sandbox(id)?;
-            self.save_sandbox(id)
+            lock(&self.state).rebuild_zone(&endpoint.info.network_id);
+            Ok(())
         };
         match work() {
             Ok(()) => Ok(endpoint.info),
@@ -310,6 +311,15 @@ impl Core {
         }
     }
 
+    fn take_off_overlay(&self, network: NetworkId, name: &str) -> Result<()> {
+        let mut overlays = lock(&self.overlays);
+        let Some(overlay) = overlays.get_mut(&network) else { return Ok(()) };
+        match overlay.route.request(link::take_off(name)) {
+            Err(error) if !error.missing() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// After an endpoint is gone, the default route goes through the next one.
     fn restore_default_route(&self, id: &str) -> Result<()> {
         let chosen = {
@@ -339,10 +349,15 @@ impl Core {
         }
         // Links to a bridge go with the namespace, in the kernel's own time and many at once; to ask for it takes it 30 ms
         // each, in which it lets nobody else change a link. What somebody still holds, the next comparison removes.
-        let goes_along = |endpoint: &Endpoint| record.own_namespace && matches!(endpoint.target, Target::Local(_));
-        let by_name = |endpoint: &&Endpoint| !endpoint.link.is_empty() && !goes_along(endpoint);
-        for endpoint in record.endpoints.iter().filter(by_name) {
-            errors.note(self.unplug(endpoint));
+        for endpoint in record.endpoints.iter().filter(|endpoint| !endpoint.link.is_empty()) {
+            match &endpoint.target {
+                Target::Local(_) if record.own_namespace => {}
+                // The address can come back at once on another link of this network, so this one leaves the bridge now.
+                Target::Cluster { network, .. } if record.own_namespace => {
+                    errors.note(self.take_off_overlay(*network, &endpoint.link));
+                }
+                _ => errors.note(self.unplug(endpoint)),
+            }
         }
         let ports: Vec<_> = record.endpoints.iter().flat_map(|endpoint| endpoint.info.ports.clone()).collect();
         {
@@ -580,7 +595,8 @@ fn note_cluster_endpoint(
     if record.endpoints.iter().any(|other| other.info.network_id == network_id) {
         return Err(already(id, &name).into());
     }
-    let options = EndpointOptions { aliases: attachment.aliases.clone(), ..EndpointOptions::default() };
+    let (aliases, hostname) = (attachment.aliases.clone(), attachment.hostname.clone());
+    let options = EndpointOptions { aliases, hostname, ..EndpointOptions::default() };
     let endpoint = Endpoint {
         target: Target::Cluster { network: attachment.network, task: attachment.task, service: attachment.service },
         info: EndpointInfo {

@@ -15,7 +15,7 @@ use shoal_proto::id::{NetworkId, ServiceId, TaskId};
 use shoal_proto::spec::Protocol;
 
 use super::definition::{Driver, GATEWAY_NETWORK, LocalNetwork};
-use super::dns::server::NameServer;
+use super::dns::server::{NameServer, Sockets};
 use super::dns::zone::{SharedZone, View, Zone};
 use super::ports::PortTable;
 use super::rules::sandbox::SandboxRules;
@@ -79,6 +79,8 @@ pub(super) struct SandboxKernel {
     pub rules: Option<Table>,
     /// What the rules were last made of.
     pub applied: SandboxRules,
+    /// Sockets for a name server and for rules, opened with the namespace and not needed yet.
+    pub unused: Option<(Sockets, NetlinkSocket)>,
 }
 
 /// A sandbox's namespace and what serves it.
@@ -119,6 +121,22 @@ pub(super) struct State {
     pub mesh: BTreeSet<(Protocol, u16)>,
     /// The cluster's networks; `None` until the agent brings them.
     pub cluster: Option<Arc<ClusterNetworkState>>,
+    /// Who serves on them: follows from `cluster`, see [`State::note_serving`].
+    pub serving: BTreeMap<NetworkId, Serving>,
+}
+
+/// Addresses of a network's endpoints that take traffic, by service, in order.
+pub(super) type Serving = BTreeMap<ServiceId, Vec<Ipv4Addr>>;
+
+/// Who serves on a network.
+fn serving(network: &ClusterNetwork) -> Serving {
+    let mut found: BTreeMap<ServiceId, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+    for endpoint in network.endpoints.values().filter(|endpoint| endpoint.serving) {
+        if let Some(service) = endpoint.service {
+            found.entry(service).or_default().insert(endpoint.addr);
+        }
+    }
+    found.into_iter().map(|(service, addrs)| (service, addrs.into_iter().collect())).collect()
 }
 
 impl State {
@@ -179,19 +197,33 @@ impl State {
         Arc::clone(self.zones.entry(id.to_owned()).or_insert_with(fresh))
     }
 
-    /// Makes the names of a local network anew.
+    /// Makes the names anew that this node's containers have on a network: all of a local one, and of a cluster network those
+    /// that the cluster does not know, such as host names.
     pub(super) fn rebuild_zone(&mut self, id: &str) {
-        let Some(network) = self.networks.get(id).filter(|network| network.has_names()) else { return };
-        let name = network.name.clone();
+        let local = self.networks.get(id).filter(|network| network.has_names()).map(|network| network.name.clone());
+        let cluster = || {
+            let network = self.cluster_network(id.parse().ok()?)?;
+            (!network.record.ingress).then(|| network.record.name.clone())
+        };
+        let is_local = local.is_some();
+        let (key, name) = match local {
+            Some(name) => (id.to_owned(), name),
+            None => match cluster() {
+                Some(name) => (own_names(id), name),
+                None => return,
+            },
+        };
         let mut zone = Zone::new(name.clone());
         for (_, endpoint) in self.on_network(id) {
             let Some(addr) = endpoint.info.ip else { continue };
-            endpoint.info.dns_names.iter().for_each(|name| zone.add(name, addr));
+            // Aliases on a cluster network are the service's, and lead to whoever serves.
+            let own = |name: &&String| is_local || !endpoint.info.aliases.contains(name);
+            endpoint.info.dns_names.iter().filter(own).for_each(|name| zone.add(name, addr));
             if let Some(name) = endpoint.info.dns_names.first() {
                 zone.own(addr, name);
             }
         }
-        self.zone(id, &name).store(Arc::new(zone));
+        self.zone(&key, &name).store(Arc::new(zone));
     }
 
     /// Does an endpoint's network have names?
@@ -209,7 +241,11 @@ impl State {
             .endpoints
             .iter()
             .filter(|endpoint| self.has_names(endpoint))
-            .map(|endpoint| (endpoint.info.network_id.clone(), endpoint.info.network_name.clone()))
+            .flat_map(|endpoint| {
+                let (id, name) = (&endpoint.info.network_id, &endpoint.info.network_name);
+                let own = matches!(endpoint.target, Target::Cluster { .. }).then(|| (own_names(id), name.clone()));
+                std::iter::once((id.clone(), name.clone())).chain(own)
+            })
             .collect();
         let forward = record.endpoints.iter().any(|endpoint| self.leads_out(endpoint));
         if named.is_empty() {
@@ -243,18 +279,22 @@ impl State {
             let Some(network) = self.cluster_network(network).filter(|network| !network.record.ingress) else {
                 continue;
             };
+            let serving = self.serving.get(&network.record.id);
             for (service, record) in &network.services {
                 let Some(addr) = record.virtual_ip else { continue };
-                let behind: BTreeSet<Ipv4Addr> = network
-                    .endpoints
-                    .values()
-                    .filter(|endpoint| endpoint.serving && endpoint.service == Some(*service))
-                    .map(|endpoint| endpoint.addr)
-                    .collect();
-                rules.virtual_addresses.insert(addr, behind.into_iter().collect());
+                let behind = serving.and_then(|serving| serving.get(service)).cloned().unwrap_or_default();
+                rules.virtual_addresses.insert(addr, behind);
             }
         }
         rules
+    }
+
+    /// Counts anew who serves on a network, or forgets one that is no more: once for all sandboxes.
+    pub(super) fn note_serving(&mut self, id: NetworkId) {
+        match self.cluster_network(id).map(serving) {
+            Some(serving) => self.serving.insert(id, serving),
+            None => self.serving.remove(&id),
+        };
     }
 
     /// Is anything attached to a network?
@@ -269,6 +309,11 @@ impl State {
             .filter(|network| network.driver == Driver::Bridge)
             .filter_map(|network| Some((network, network.bridge.as_ref()?)))
     }
+}
+
+/// Key of the zone that holds what only this node knows of a cluster network.
+pub(super) fn own_names(id: &str) -> String {
+    format!("{id}/own")
 }
 
 /// There is no such sandbox.

@@ -56,7 +56,7 @@ impl NetworkOptions {
             dns: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             host_netns: None,
-            resync: Duration::from_secs(1),
+            resync: Duration::from_secs(2),
             clock: Arc::new(SystemClock),
             entropy: Entropy::from_system(),
         }
@@ -190,6 +190,8 @@ pub struct OverlayAttachment {
     pub service: Option<ServiceId>,
     /// More DNS names.
     pub aliases: Vec<String>,
+    /// Host name of the container, a DNS name on this node.
+    pub hostname: String,
 }
 
 /// All that a node must know of the cluster's networks. Level-triggered: each call replaces what was known.

@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, chaos, life, restore, sessions};
+use super::{bench, chaos, cluster, life, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -68,6 +68,8 @@ const TESTS: &[(&str, Test)] = tests![
     restore::a_shim_that_does_not_answer_is_waited_for,
     restore::a_stopped_container_stays_stopped,
     restore::a_removal_that_was_begun_is_finished,
+    cluster::tables_follow_the_state,
+    cluster::names_lead_to_services_and_neighbours,
     chaos::killed_again_and_again,
     bench::run_and_remove,
 ];

@@ -27,6 +27,10 @@ pub struct Overlay {
     pub bridge: u32,
     device: u32,
     group: u32,
+    /// What the tables hold by all that is known here; `None` when the kernel has to be asked.
+    pub known: Option<Observed>,
+    /// Links of the last look that belong to nobody.
+    strays: BTreeSet<String>,
 }
 
 fn open_socket() -> Result<NetlinkSocket> {
@@ -56,7 +60,16 @@ impl Overlay {
         };
         let _ = route.request(link::set_up(1));
         let bridge = ensure_bridge(&mut route, mtu, group)?;
-        Ok(Self { path: path.to_owned(), namespace, route, bridge, device: 0, group })
+        Ok(Self {
+            path: path.to_owned(),
+            namespace,
+            route,
+            bridge,
+            device: 0,
+            group,
+            known: None,
+            strays: BTreeSet::new(),
+        })
     }
 
     /// The namespace.
@@ -64,22 +77,19 @@ impl Overlay {
         &self.namespace
     }
 
-    /// Reads the tables. A bridge that somebody removed is made again, with its ports.
+    /// Reads the tables. A bridge that somebody removed is made again, and `ports`, the links of those that are on the network,
+    /// are put back on it. Adds to `repaired` what that took.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn observe(&mut self) -> Result<Observed> {
+    pub fn observe(&mut self, ports: impl FnOnce() -> BTreeSet<String>, repaired: &mut usize) -> Result<Observed> {
         let links = link::list(&mut self.route)?;
         if !links.iter().any(|link| link.index == self.bridge && link.name == BRIDGE && link.up) {
             let mtu = links.iter().find(|link| link.name == DEVICE).map_or(1450, |device| device.mtu);
             self.bridge = ensure_bridge(&mut self.route, mtu, self.group)?;
-            let ports: Vec<_> = links
-                .iter()
-                .filter(|link| link.kind == "veth")
-                .map(|port| link::set_master(port.index, self.bridge))
-                .collect();
-            self.route.batch(&ports).into_iter().collect::<Result<(), NetlinkError>>()?;
         }
+        // Links before knowledge: a link made in between is known by then.
+        *repaired += self.repair_ports(&links, &ports())?;
         let Some(device) = links.iter().find(|link| link.name == DEVICE) else {
             self.device = 0;
             return Ok(Observed::default());
@@ -90,6 +100,30 @@ impl Overlay {
             forwarding: neighbour::list_forwarding(&mut self.route, device.index)?.into_iter().collect::<BTreeSet<_>>(),
             neighbours: neighbour::list(&mut self.route, device.index)?.into_iter().collect::<BTreeMap<_, _>>(),
         })
+    }
+
+    /// Puts ports on the bridge that should be there, and removes links that were nobody's at the last look already: most of
+    /// those go by themselves, with the namespace of a container that has ended.
+    fn repair_ports(&mut self, links: &[Link], ports: &BTreeSet<String>) -> Result<usize> {
+        let mut strays = BTreeSet::new();
+        let mut requests = Vec::new();
+        for link in links.iter().filter(|link| link.kind == "veth") {
+            if ports.contains(&link.name) {
+                if link.master != self.bridge {
+                    requests.push(link::set_master(link.index, self.bridge));
+                }
+            } else if self.strays.contains(&link.name) {
+                requests.push(link::delete(link.index));
+            } else {
+                strays.insert(link.name.clone());
+            }
+        }
+        self.strays = strays;
+        let refusals = self.route.batch(&requests).into_iter().filter_map(Result::err);
+        match refusals.filter(|error| !error.missing()).map(NetworkError::from).next() {
+            Some(error) => Err(error),
+            None => Ok(requests.len()),
+        }
     }
 
     /// A device that is down or not on the bridge is described as none that is ever wanted.

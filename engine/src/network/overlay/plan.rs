@@ -64,6 +64,33 @@ pub enum Action {
     PutNeighbour(NetworkId, Ipv4Addr, Mac),
 }
 
+impl Desired {
+    /// What the kernel has when all is well.
+    pub fn as_observed(&self) -> Observed {
+        Observed {
+            device: Some(self.device),
+            forwarding: self.endpoints.iter().map(|(addr, node)| (mac_of(*addr), *node)).collect(),
+            neighbours: self.endpoints.keys().map(|addr| (*addr, mac_of(*addr))).collect(),
+        }
+    }
+}
+
+impl Action {
+    /// The network that it is for.
+    pub fn network(&self) -> NetworkId {
+        match self {
+            Self::RemoveNetwork(id)
+            | Self::RemoveDevice(id)
+            | Self::RemoveForwarding(id, ..)
+            | Self::RemoveNeighbour(id, ..)
+            | Self::CreateNetwork(id, ..)
+            | Self::CreateDevice(id, ..)
+            | Self::PutForwarding(id, ..)
+            | Self::PutNeighbour(id, ..) => *id,
+        }
+    }
+}
+
 /// What a network should be on this node.
 pub fn desired(state: &ClusterNetworkState, network: &ClusterNetwork, underlay_mtu: u32) -> Desired {
     let record = &network.record;
@@ -199,14 +226,6 @@ mod tests {
         }
     }
 
-    fn as_observed(desired: &Desired) -> Observed {
-        Observed {
-            device: Some(desired.device),
-            forwarding: desired.endpoints.iter().map(|(addr, node)| (mac_of(*addr), *node)).collect(),
-            neighbours: desired.endpoints.keys().map(|addr| (*addr, mac_of(*addr))).collect(),
-        }
-    }
-
     fn node(n: u8) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(192, 168, 0, n))
     }
@@ -219,7 +238,7 @@ mod tests {
     fn what_is_as_it_should_be_is_left_alone() {
         let wanted = Desired { device: device(4097), endpoints: [(addr(5), node(2))].into() };
         let id = NetworkId::from_bits(1);
-        let observed = [(id, as_observed(&wanted))].into();
+        let observed = [(id, wanted.as_observed())].into();
         assert_eq!(plan(&[(id, wanted)].into(), &observed, &BTreeSet::new()), []);
     }
 
@@ -228,7 +247,7 @@ mod tests {
         let (id, moved) = (NetworkId::from_bits(1), addr(5));
         let before = Desired { device: device(4097), endpoints: [(moved, node(2))].into() };
         let after = Desired { device: device(4097), endpoints: [(moved, node(3))].into() };
-        let actions = plan(&[(id, after)].into(), &[(id, as_observed(&before))].into(), &BTreeSet::new());
+        let actions = plan(&[(id, after)].into(), &[(id, before.as_observed())].into(), &BTreeSet::new());
         let mac = mac_of(moved);
         assert_eq!(actions, [Action::RemoveForwarding(id, mac, node(2)), Action::PutForwarding(id, mac, node(3))]);
     }
@@ -279,7 +298,7 @@ mod tests {
             for action in plan(&wanted, &networks, &BTreeSet::new()) {
                 carry_out(&mut networks, action);
             }
-            let expected: Networks = wanted.iter().map(|(id, network)| (*id, as_observed(network))).collect();
+            let expected: Networks = wanted.iter().map(|(id, network)| (*id, network.as_observed())).collect();
             prop_assert_eq!(&networks, &expected);
             prop_assert_eq!(plan(&wanted, &networks, &BTreeSet::new()), []);
         }
@@ -295,7 +314,7 @@ mod tests {
             for action in plan(&wanted, &networks, &BTreeSet::new()) {
                 carry_out(&mut networks, action);
             }
-            let expected: Networks = wanted.iter().map(|(id, network)| (*id, as_observed(network))).collect();
+            let expected: Networks = wanted.iter().map(|(id, network)| (*id, network.as_observed())).collect();
             prop_assert_eq!(networks, expected);
         }
 

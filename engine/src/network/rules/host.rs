@@ -1,6 +1,6 @@
 //! The table of the host's namespace: forwarding between bridges, published ports, the routing mesh.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -89,6 +89,23 @@ fn chain_of(prefix: &str, link: &str) -> String {
     format!("{prefix}_{clean}")
 }
 
+/// Ports of UDP and the backends that they led to before and do not now. UDP has no end of a connection: those that lead
+/// there would go on doing so.
+pub fn lost_backends(before: &[MeshPort], after: &[MeshPort]) -> BTreeMap<u16, BTreeSet<Ipv4Addr>> {
+    let udp = |port: &&MeshPort| port.protocol == Protocol::Udp;
+    let now: BTreeMap<u16, &[Ipv4Addr]> =
+        after.iter().filter(udp).map(|port| (port.published, port.backends.as_slice())).collect();
+    let mut lost = BTreeMap::new();
+    for port in before.iter().filter(udp) {
+        let kept = now.get(&port.published).copied().unwrap_or_default();
+        let gone: BTreeSet<_> = port.backends.iter().filter(|addr| !kept.contains(addr)).copied().collect();
+        if !gone.is_empty() {
+            lost.insert(port.published, gone);
+        }
+    }
+    lost
+}
+
 impl HostRules {
     /// The table; empty when there is nothing to rule.
     pub fn ruleset(&self) -> Ruleset {
@@ -101,10 +118,6 @@ impl HostRules {
         self.translation(&mut ruleset);
         self.forwarding(&mut ruleset);
         ruleset
-    }
-
-    fn links(&self) -> BTreeSet<&str> {
-        self.bridges.iter().map(|bridge| bridge.link.as_str()).chain(self.ingress.as_deref()).collect()
     }
 
     fn ports(&self, ruleset: &mut Ruleset) {
@@ -161,10 +174,9 @@ impl HostRules {
     }
 
     fn translation(&self, ruleset: &mut Ruleset) {
-        let links = self.links().into_iter().map(|link| vec![Datum::Interface(link.to_owned())]);
-        ruleset.set("links", Set::of(&[Kind::Interface], links));
-        // Our links route loopback addresses, for ports published there; nobody behind them may use that.
-        let guard = discard([Match::In(vec![Field::Input], "links".to_owned()), loopback(Field::Destination)]);
+        // What is published on loopback is for this host alone. Before translation, which would lead a neighbour's packet for a
+        // loopback address to the container, and before our links, which route these addresses.
+        let guard = discard([Match::NotInterface(Field::Input, "lo".to_owned()), loopback(Field::Destination)]);
         ruleset.chain("guard", Chain::base(Purpose::Filter, Hook::Prerouting, PRIORITY_RAW, vec![guard]));
         for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
             let rule = Rule::new([Match::LocalDestination], jump("ports"));
@@ -268,6 +280,27 @@ mod tests {
         let silent = BridgeRules { icc: false, ..bridge("shoal_gwbridge", "172.19.0.0/16") };
         let routed = BridgeRules { masquerade: false, ..bridge("br.routed", "10.1.2.0/25") };
         golden("bridges", &HostRules { bridges: vec![closed, silent, routed], ..HostRules::default() });
+    }
+
+    #[test]
+    fn backends_of_udp_that_went_are_known() {
+        let port = |protocol, published, backends: &[u8]| MeshPort {
+            protocol,
+            published,
+            target: 53,
+            backends: backends.iter().map(|last| Ipv4Addr::new(10, 0, 0, *last)).collect(),
+        };
+        let before = [
+            port(Protocol::Udp, 53, &[5, 6]),
+            port(Protocol::Udp, 54, &[7]),
+            port(Protocol::Udp, 55, &[8]),
+            port(Protocol::Tcp, 80, &[5]),
+        ];
+        let after = [port(Protocol::Udp, 53, &[6, 9]), port(Protocol::Udp, 55, &[8])];
+        let lost = lost_backends(&before, &after);
+        let gone = |last| BTreeSet::from([Ipv4Addr::new(10, 0, 0, last)]);
+        assert_eq!(lost, BTreeMap::from([(53, gone(5)), (54, gone(7))]));
+        assert!(lost_backends(&after, &after).is_empty());
     }
 
     #[test]

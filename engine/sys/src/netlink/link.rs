@@ -182,6 +182,14 @@ pub fn set_master(index: u32, master: u32) -> Request {
     change(index, format!("put link {index} on bridge {master}")).attr_u32(IFLA_MASTER, master)
 }
 
+/// Takes a link off its bridge, by name.
+pub fn take_off(name: &str) -> Request {
+    Request::new(RTM_NEWLINK, 0, format!("take link {name} off its bridge"))
+        .body(&header(0, false))
+        .attr_str(IFLA_IFNAME, name)
+        .attr_u32(IFLA_MASTER, 0)
+}
+
 /// Changes the largest packet.
 pub fn set_mtu(index: u32, mtu: u32) -> Request {
     change(index, format!("set MTU {mtu} of link {index}")).attr_u32(IFLA_MTU, mtu)
