@@ -40,6 +40,10 @@ pub struct EngineOptions {
 
 /// Name of the built-in runtime.
 pub const BUILTIN_RUNTIME: &str = "shoal";
+/// Name of the runtime that is youki's library, inside the shim as well.
+pub const LIBCONTAINER_RUNTIME: &str = "libcontainer";
+/// The runtimes that need no program of their own.
+pub const INNER_RUNTIMES: [&str; 2] = [BUILTIN_RUNTIME, LIBCONTAINER_RUNTIME];
 
 impl Default for EngineOptions {
     fn default() -> Self {

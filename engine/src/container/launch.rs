@@ -16,7 +16,7 @@ use super::{files, signal, spec_input, validate};
 use crate::cgroup::Cgroup;
 use crate::engine::Inner;
 use crate::model::{ExecCreate, HostConfig};
-use crate::options::BUILTIN_RUNTIME;
+use crate::options::{BUILTIN_RUNTIME, LIBCONTAINER_RUNTIME};
 use crate::runtime::spec;
 use crate::runtime::user::{self, ContainerUser};
 use crate::shim::client::{Shim, ShimError};
@@ -188,6 +188,9 @@ pub(crate) fn release_disk(inner: &Arc<Inner>, container: &Arc<Container>) {
 fn runtime_of(inner: &Inner, name: &str) -> Result<RuntimeKind, Failure> {
     if name.is_empty() || name == BUILTIN_RUNTIME {
         return Ok(RuntimeKind::Builtin);
+    }
+    if name == LIBCONTAINER_RUNTIME {
+        return Ok(RuntimeKind::Libcontainer);
     }
     let path = inner.options.runtimes.get(name);
     let path = path.ok_or_else(|| Failure::invalid(format!("unknown or invalid runtime name: {name}")))?;

@@ -10,7 +10,7 @@ use super::record::{MountKind, Record};
 use crate::cgroup::limits::{DeviceWeight, Limits, Throttle};
 use crate::engine::Inner;
 use crate::model::{HostConfig, ThrottleDevice};
-use crate::options::BUILTIN_RUNTIME;
+use crate::options::INNER_RUNTIMES;
 use crate::runtime::spec::{
     CapabilityChange, DeviceInput, MountInput, MountKind as SpecMount, NamespaceMode, Propagation, SeccompChoice, Shm,
     SpecInput, UlimitInput,
@@ -100,7 +100,7 @@ fn init_program(inner: &Arc<Inner>, host: &HostConfig) -> Result<Option<PathBuf>
     if let Some(program) = &inner.options.init_program {
         return Ok(Some(program.clone()));
     }
-    if matches!(host.runtime.as_str(), "" | BUILTIN_RUNTIME) {
+    if host.runtime.is_empty() || INNER_RUNTIMES.contains(&host.runtime.as_str()) {
         return Ok(Some(inner.options.shim_program.clone()));
     }
     let found = INIT_PROGRAMS.iter().map(PathBuf::from).find(|path| path.exists());

@@ -6,7 +6,7 @@ use shoal_proto::error::{ErrorKind, Failure};
 
 use super::signal;
 use crate::model::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy, UpdateRequest};
-use crate::options::{BUILTIN_RUNTIME, EngineOptions};
+use crate::options::{EngineOptions, INNER_RUNTIMES};
 
 const MIB: i64 = 1024 * 1024;
 /// Less than this a container cannot start with.
@@ -235,7 +235,7 @@ fn is_list(text: &str) -> bool {
 }
 
 fn runtime(options: &EngineOptions, name: &str) -> Result<(), Failure> {
-    if name.is_empty() || name == BUILTIN_RUNTIME || options.runtimes.contains_key(name) {
+    if name.is_empty() || INNER_RUNTIMES.contains(&name) || options.runtimes.contains_key(name) {
         return Ok(());
     }
     invalid(format!("unknown or invalid runtime name: {name}"))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Inner;
 use crate::container::lifecycle::Phase;
 use crate::model::{EngineInfo, EngineVersion, ImageListOptions, RuntimeInfo};
-use crate::options::BUILTIN_RUNTIME;
+use crate::options::INNER_RUNTIMES;
 use crate::stats::{Cgroups, host_memory};
 
 fn architecture() -> &'static str {
@@ -91,7 +91,9 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
 fn runtimes(inner: &Arc<Inner>) -> BTreeMap<String, RuntimeInfo> {
     let binaries =
         inner.options.runtimes.iter().map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()));
-    std::iter::once((BUILTIN_RUNTIME.to_owned(), String::new()))
+    INNER_RUNTIMES
+        .iter()
+        .map(|name| ((*name).to_owned(), String::new()))
         .chain(binaries)
         .map(|(name, path)| (name, RuntimeInfo { path }))
         .collect()

@@ -24,6 +24,9 @@ fn containers_as_docker_runs_them() -> anyhow::Result<()> {
         run(&["-e", "A=b", "-w", "/tmp", "-u", "web", image::NAME, "sh", "-c", "echo $A; id -u; ls -d ."])?.ok()?
             == "b\n1000\n."
     );
+    let runtime = ["--runtime", "libcontainer", "--init", image::NAME, "sh", "-c", "echo from libcontainer"];
+    ensure!(run(&runtime)?.ok()? == "from libcontainer");
+    ensure!(run(&["--runtime", "nosuch", image::NAME, "true"])?.refused()?.contains("runtime name: nosuch"));
     let caps = run(&[image::NAME, "sh", "-c", "cat /proc/self/status"])?.ok()?;
     ensure!(caps.contains("CapEff:\t00000000a80425fb"), "default capabilities: {caps}");
     ensure!(caps.contains("Seccomp:\t2"), "no seccomp filter: {caps}");

@@ -21,6 +21,7 @@ pub(crate) fn measure() -> anyhow::Result<()> {
         let lab = Lab::up_with(name, 1, 4, arguments)?;
         lab.load_image(&["m1", "w1", "w2", "w3", "w4"])?;
         figures.extend(deploy_on(&|args| lab.docker("m1", args))?);
+        println!("{name:<44} {:>9.3} s deployed, {:.3} s updated", figures[0], figures[1]);
         lab.down()?;
     }
     row("100 replicas on 4 workers, all running", ours[0], theirs[0], "s");
