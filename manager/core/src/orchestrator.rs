@@ -169,7 +169,12 @@ fn tend(draft: &mut Draft<'_>, service: &Arc<Service>, freshness: &mut Freshness
         runnable.iter().partition(|task| freshness.is_dirty(&draft.store, task));
     let taken_over = new.iter().any(|task| task.status.state == TaskState::Running && !over(draft, task));
     let mut replaced = false;
+    let surplus = surplus(&draft.store, &new);
     for task in runnable {
+        if surplus.contains(&task.id) {
+            draft.set_desired(task, TaskState::Shutdown);
+            continue;
+        }
         let is_old = old.iter().any(|other| other.id == task.id);
         if is_old && taken_over {
             draft.set_desired(task, TaskState::Shutdown);
@@ -198,6 +203,13 @@ fn tend(draft: &mut Draft<'_>, service: &Arc<Service>, freshness: &mut Freshness
         restart(draft, service, task, replacement);
         replaced |= replacement != Replacement::None;
     }
+}
+
+/// A slot has one task that is as wanted. Should there ever be more, those that are farthest along and oldest stay.
+fn surplus(store: &Store, fresh: &[&Arc<Task>]) -> Vec<TaskId> {
+    let mut alive: Vec<&&Arc<Task>> = fresh.iter().filter(|task| is_alive(task) && !is_lost(store, task)).collect();
+    alive.sort_by_key(|task| (std::cmp::Reverse(task.status.state), task.meta.created_at, task.id));
+    alive.iter().skip(1).map(|task| task.id).collect()
 }
 
 /// Lets prepared tasks start, and forgets old ones.

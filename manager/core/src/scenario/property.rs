@@ -447,6 +447,41 @@ proptest! {
         }
     }
 
+    /// Two plans of one store both came through: each slot is left with one task.
+    #[test]
+    fn a_plan_that_came_through_twice_leaves_one_task_a_slot(
+        replicas in 1..8u64,
+        lost in prop::option::of(1..4u128),
+        start_between in any::<bool>(),
+    ) {
+        use crate::reconcile::{Dirty, plan_all};
+        let mut world = World::new(4);
+        world.settle();
+        let web = world.create(replicated("web", replicas));
+        let agent = world.create(global("agent"));
+        if let Some(number) = lost {
+            world.run();
+            world.lose(number);
+        }
+        let store = world.store.clone();
+        for _ in 0..2 {
+            let plan = plan_all(&store, &Dirty::all(), world.now, &mut world.ids);
+            world.apply(&plan.changes);
+        }
+        if start_between {
+            world.agents();
+        }
+        for _ in 0..5 {
+            world.run();
+            world.pass(61);
+        }
+        world.run();
+        for (id, wanted) in [(web, replicas), (agent, if lost.is_some() { 3 } else { 4 })] {
+            prop_assert_eq!(world.running(id).len() as u64, wanted, "{}", world.show(id));
+            prop_assert_eq!(world.runnable(id).len() as u64, wanted, "{}", world.show(id));
+        }
+    }
+
     /// A healthy update never takes away more than its parallelism, and gets done, whoever leads.
     #[test]
     fn updates_keep_to_their_parallelism(
