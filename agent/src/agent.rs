@@ -15,7 +15,6 @@ use tonic::transport::Channel;
 use crate::executor::Executor;
 use crate::reporter::Reporter;
 use crate::session::{self, Context};
-use crate::task::Shared;
 use crate::worker::Worker;
 
 /// Makes a channel to the manager at this address, which presents the node's certificate and checks the manager's.
@@ -114,23 +113,25 @@ impl<E: Executor> Agent<E> {
     /// Runs until shutdown. Containers go on running after that.
     pub async fn run(self, shutdown: CancellationToken) {
         let reporter = Arc::new(Reporter::default());
-        let shared = Shared {
-            reporter: Arc::clone(&reporter),
-            clock: Arc::clone(&self.options.clock),
-            entropy: self.options.entropy.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let mut worker = Worker::new(Arc::clone(&self.executor), shared);
+        let mut worker = Worker::new(
+            Arc::clone(&self.executor),
+            Arc::clone(&reporter),
+            Arc::clone(&self.options.clock),
+            self.options.entropy.clone(),
+            shutdown.clone(),
+        );
+        let mut last = String::new();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(4), self.options.entropy.clone());
         while !shutdown.is_cancelled() {
             let until = self.session_token(&shutdown);
-            let manager = self.choose_manager();
+            let manager = self.choose_manager(&last);
             let context = Context {
                 executor: &self.executor,
                 worker: &mut worker,
                 reporter: &reporter,
                 info: &self.info,
-                shutdown: &until,
+                until: &until,
+                shutdown: &shutdown,
                 leave: &self.leave,
             };
             let ended = match (self.options.dialer)(&manager) {
@@ -146,6 +147,8 @@ impl<E: Executor> Agent<E> {
             if had_session {
                 backoff.reset();
             }
+            // The one that failed is not the next to be asked.
+            last = if reason.is_empty() { String::new() } else { manager.clone() };
             if !reason.is_empty() {
                 tracing::info!(manager, reason, "no session with a manager");
                 tokio::select! {
@@ -165,13 +168,37 @@ impl<E: Executor> Agent<E> {
     }
 
     /// Any manager: one that the last session named, or one that we were given.
-    fn choose_manager(&self) -> String {
+    fn choose_manager(&self, failed: &str) -> String {
         let info = self.info.borrow();
         let known = if info.managers.is_empty() { &self.options.managers } else { &info.managers };
-        if known.is_empty() {
-            return String::new();
+        choose(known, failed, self.options.entropy.next_u64())
+    }
+}
+
+/// One of the managers, but not the one that just failed when there are others. Empty when none is known.
+fn choose(known: &[String], failed: &str, random: u64) -> String {
+    let others: Vec<&String> = known.iter().filter(|manager| *manager != failed).collect();
+    let Some(count) = std::num::NonZeroU64::new(others.len() as u64) else {
+        return known.first().cloned().unwrap_or_default();
+    };
+    usize::try_from(random % count)
+        .ok()
+        .and_then(|index| others.get(index))
+        .map(|one| (*one).clone())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_that_failed_is_not_asked_again_at_once() {
+        let known = ["a", "b", "c"].map(str::to_owned);
+        for random in 0..9 {
+            assert_ne!(choose(&known, "b", random), "b");
         }
-        let index = self.options.entropy.next_u64() % known.len() as u64;
-        usize::try_from(index).ok().and_then(|index| known.get(index)).cloned().unwrap_or_default()
+        assert_eq!(choose(&known[..1], "a", 5), "a", "there is no other");
+        assert_eq!(choose(&[], "", 5), "");
     }
 }

@@ -45,18 +45,33 @@ pub struct Changed {
     pub complete: bool,
 }
 
-/// A message did not follow the one before: some were lost, the whole set is needed.
+/// Why a message was not taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("assignment {got} came when {expected} was expected")]
-pub struct OutOfSequence {
-    expected: u64,
-    got: u64,
+pub enum Unusable {
+    /// It does not follow the one before: some were lost, the whole set is needed.
+    #[error("assignment {got} came when {expected} was expected")]
+    OutOfSequence {
+        /// Number that would have followed.
+        expected: u64,
+        /// Number that it has.
+        got: u64,
+    },
+    /// It shows the cluster as it was before something that this node knows already: what runs must not be judged by it.
+    #[error("the manager knows the cluster at version {got} only, this node was told version {newest} before")]
+    Behind {
+        /// Newest version seen.
+        newest: u64,
+        /// Version of the message.
+        got: u64,
+    },
 }
 
 /// The set, kept up to date from messages.
 #[derive(Debug, Default)]
 pub struct Assignments {
     sequence: u64,
+    /// Newest version of the store that any manager showed.
+    version: u64,
     items: BTreeMap<AssignmentKey, AssignmentItem>,
 }
 
@@ -64,11 +79,16 @@ impl Assignments {
     /// Takes in a message and says what it changed.
     ///
     /// # Errors
-    /// When a difference does not follow the last message; the set is unchanged then.
-    pub fn apply(&mut self, message: AssignmentSet) -> Result<Changed, OutOfSequence> {
+    /// When a difference does not follow the last message, or a whole set is older than what was seen; the set is
+    /// unchanged then.
+    pub fn apply(&mut self, message: AssignmentSet) -> Result<Changed, Unusable> {
         if !message.complete && message.sequence != self.sequence + 1 {
-            return Err(OutOfSequence { expected: self.sequence + 1, got: message.sequence });
+            return Err(Unusable::OutOfSequence { expected: self.sequence + 1, got: message.sequence });
         }
+        if message.version != 0 && message.version < self.version {
+            return Err(Unusable::Behind { newest: self.version, got: message.version });
+        }
+        self.version = self.version.max(message.version);
         self.sequence = message.sequence;
         let mut changed = Changed { complete: message.complete, ..Changed::default() };
         let mut removed = message.remove;
@@ -181,7 +201,19 @@ mod tests {
     }
 
     fn message(complete: bool, sequence: u64, put: Vec<AssignmentItem>, remove: Vec<AssignmentKey>) -> AssignmentSet {
-        AssignmentSet { complete, sequence, put, remove }
+        AssignmentSet { complete, sequence, version: 0, put, remove }
+    }
+
+    #[test]
+    fn a_manager_that_is_behind_is_not_believed() {
+        let mut set = Assignments::default();
+        let at = |version, sequence, complete| AssignmentSet { version, ..message(complete, sequence, vec![], vec![]) };
+        set.apply(AssignmentSet { version: 7, ..message(true, 1, vec![task(1, 1)], vec![]) }).expect("first");
+        set.apply(at(9, 2, false)).expect("second");
+        assert_eq!(set.apply(at(8, 1, true)), Err(Unusable::Behind { newest: 9, got: 8 }));
+        assert_eq!(set.tasks().count(), 1, "what runs goes on running");
+        set.apply(at(9, 1, true)).expect("as new as what was seen");
+        assert_eq!(set.tasks().count(), 0);
     }
 
     #[test]

@@ -25,9 +25,9 @@ pub trait Executor: Send + Sync + 'static {
     /// What this node has and is.
     fn describe(&self) -> impl Future<Output = Result<NodeDescription, Failure>> + Send;
 
-    /// The cluster's network state changed, as far as this node needs to know it. Called with the whole state; returns
-    /// when tasks that need it may start.
-    fn apply_networks(&self, view: Arc<NetworkView>) -> impl Future<Output = ()> + Send;
+    /// The cluster's network state changed, as far as this node needs to know it. Called with the whole state, never
+    /// twice at one time; returns when tasks that need it may start. Called again after a failure.
+    fn apply_networks(&self, view: Arc<NetworkView>) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Something to run this task with. Must not block, and must not fail: errors come out of the controller.
     fn controller(&self, task: Arc<Task>, dependencies: Dependencies) -> Self::Controller;

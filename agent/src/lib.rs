@@ -14,6 +14,7 @@ pub mod assignments;
 pub mod executor;
 pub mod life;
 mod logs;
+mod networks;
 pub mod reporter;
 mod session;
 mod task;

@@ -18,6 +18,8 @@ struct Entry {
 struct Pending {
     entries: BTreeMap<TaskId, Entry>,
     last_batch: u64,
+    /// Is there one among them that somebody waits for?
+    urgent: bool,
 }
 
 /// The queue. Bounded by the number of tasks on the node.
@@ -32,9 +34,14 @@ impl Reporter {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task has a new status. An older one that waits is replaced: states only go up, so nothing is lost.
-    pub fn report(&self, task: TaskId, status: TaskStatus) {
-        self.lock().entries.insert(task, Entry { status, batch: 0 });
+    /// A task has a new status. An older one that waits is replaced: states only go up, so nothing is lost. `passing`:
+    /// it is about to change by itself, so that sending it is not urgent.
+    pub fn report(&self, task: TaskId, status: TaskStatus, passing: bool) {
+        {
+            let mut pending = self.lock();
+            pending.entries.insert(task, Entry { status, batch: 0 });
+            pending.urgent |= !passing;
+        }
         self.changed.notify_one();
     }
 
@@ -46,6 +53,11 @@ impl Reporter {
     /// Returns when there may be something to send.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Does one of the statuses that wait for being sent have to go at once?
+    pub fn is_urgent(&self) -> bool {
+        self.lock().urgent
     }
 
     /// The next batch of at most `limit` statuses and its number; `None` when nothing waits.
@@ -62,6 +74,9 @@ impl Reporter {
                 (*id, entry.status.clone())
             })
             .collect();
+        if updates.len() < limit {
+            pending.urgent = false;
+        }
         if updates.is_empty() {
             return None;
         }
@@ -76,8 +91,12 @@ impl Reporter {
 
     /// A new session begins: what was sent and not accepted must be sent again.
     pub fn rewind(&self) {
-        for entry in self.lock().entries.values_mut() {
-            entry.batch = 0;
+        {
+            let mut pending = self.lock();
+            pending.urgent = true;
+            for entry in pending.entries.values_mut() {
+                entry.batch = 0;
+            }
         }
         self.changed.notify_one();
     }
@@ -96,8 +115,8 @@ mod tests {
     #[test]
     fn only_the_newest_status_is_sent() {
         let reporter = Reporter::default();
-        reporter.report(TaskId::from_bits(1), status(TaskState::Preparing));
-        reporter.report(TaskId::from_bits(1), status(TaskState::Running));
+        reporter.report(TaskId::from_bits(1), status(TaskState::Preparing), false);
+        reporter.report(TaskId::from_bits(1), status(TaskState::Running), false);
         let (number, updates) = reporter.next_batch(10).expect("a batch");
         assert_eq!(updates, vec![(TaskId::from_bits(1), status(TaskState::Running))]);
         assert_eq!(reporter.next_batch(10), None);
@@ -109,7 +128,7 @@ mod tests {
     #[test]
     fn an_unaccepted_batch_is_sent_again_in_the_next_session() {
         let reporter = Reporter::default();
-        reporter.report(TaskId::from_bits(1), status(TaskState::Running));
+        reporter.report(TaskId::from_bits(1), status(TaskState::Running), false);
         assert!(reporter.next_batch(10).is_some());
         reporter.rewind();
         assert!(reporter.next_batch(10).is_some());
@@ -118,11 +137,24 @@ mod tests {
     #[test]
     fn a_status_that_changed_meanwhile_survives_the_acceptance_of_the_old_one() {
         let reporter = Reporter::default();
-        reporter.report(TaskId::from_bits(1), status(TaskState::Running));
+        reporter.report(TaskId::from_bits(1), status(TaskState::Running), false);
         let (number, _) = reporter.next_batch(10).expect("a batch");
-        reporter.report(TaskId::from_bits(1), status(TaskState::Failed));
+        reporter.report(TaskId::from_bits(1), status(TaskState::Failed), false);
         reporter.accepted(number);
         let (_, updates) = reporter.next_batch(10).expect("the newer status");
         assert_eq!(updates[0].1.state, TaskState::Failed);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_not_urgent() {
+        let reporter = Reporter::default();
+        reporter.report(TaskId::from_bits(1), status(TaskState::Preparing), true);
+        assert!(!reporter.is_urgent());
+        reporter.report(TaskId::from_bits(2), status(TaskState::Running), false);
+        assert!(reporter.is_urgent());
+        assert!(reporter.next_batch(1).is_some());
+        assert!(reporter.is_urgent(), "there may be more");
+        assert!(reporter.next_batch(10).is_some());
+        assert!(!reporter.is_urgent());
     }
 }

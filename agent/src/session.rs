@@ -10,12 +10,14 @@ use shoal_proto::wire::agent_message::Message as ToManager;
 use shoal_proto::wire::dispatcher_client::DispatcherClient;
 use shoal_proto::wire::manager_message::Message as FromManager;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use crate::agent::SessionInfo;
+use crate::assignments::Unusable;
 use crate::executor::Executor;
 use crate::logs::Subscriptions;
 use crate::reporter::Reporter;
@@ -23,8 +25,12 @@ use crate::worker::Worker;
 
 /// Statuses in one message.
 const BATCH_LIMIT: usize = 1000;
-/// How long statuses are collected before they are sent: merges the quick states of a start into one report.
-const BATCH_WINDOW: Duration = Duration::from_millis(5);
+/// How long statuses that pass by themselves wait for the one that stays: merges the quick states of a start.
+const PASSING: Duration = Duration::from_millis(20);
+/// Statuses that no manager acknowledged for so long are sent again.
+const LOST: Duration = Duration::from_secs(10);
+/// How long the last message of a session may take to be read.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How long the first message of a manager may take.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -43,6 +49,8 @@ pub(crate) enum SessionError {
     Closed,
     #[error("a message could not be read")]
     Malformed(#[from] codec::DecodeError),
+    #[error(transparent)]
+    Behind(Unusable),
 }
 
 /// What a session works with.
@@ -51,6 +59,9 @@ pub(crate) struct Context<'a, E: Executor> {
     pub(crate) worker: &'a mut Worker<E>,
     pub(crate) reporter: &'a Arc<Reporter>,
     pub(crate) info: &'a watch::Sender<SessionInfo>,
+    /// Ends this session.
+    pub(crate) until: &'a CancellationToken,
+    /// Ends the agent.
     pub(crate) shutdown: &'a CancellationToken,
     pub(crate) leave: &'a CancellationToken,
 }
@@ -64,7 +75,7 @@ pub(crate) async fn run<E: Executor>(channel: Channel, context: Context<'_, E>) 
     send(&sender, ToManager::Hello(hello)).await?;
     let greeting = tokio::time::timeout(GREETING_TIMEOUT, client.session(ReceiverStream::new(receiver)));
     let response = tokio::select! {
-        () = context.shutdown.cancelled() => return Ok(()),
+        () = context.until.cancelled() => return Ok(()),
         response = greeting => response.map_err(|_| SessionError::NoGreeting)?,
     };
     let mut incoming = response.map_err(|status| SessionError::Refused(Box::new(status)))?.into_inner();
@@ -72,13 +83,16 @@ pub(crate) async fn run<E: Executor>(channel: Channel, context: Context<'_, E>) 
     let mut subscriptions = Subscriptions::new(Arc::clone(context.executor), client.clone());
     let (period, period_receiver) = watch::channel(Duration::from_secs(1));
     let _heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat(sender.clone(), period_receiver)));
+    let mut outbox = Outbox { sender: &sender, reporter: context.reporter, due: None, under_way: None };
     loop {
         tokio::select! {
-            () = context.shutdown.cancelled() => {
-                if context.leave.is_cancelled() {
-                    send(&sender, ToManager::Goodbye(wire::Goodbye {})).await?;
-                    // Give the message time to leave before the stream is dropped.
-                    let _ = tokio::time::timeout(Duration::from_millis(500), incoming.message()).await;
+            () = context.until.cancelled() => {
+                if context.shutdown.is_cancelled() {
+                    let restarting = !context.leave.is_cancelled();
+                    send(&sender, ToManager::Goodbye(wire::Goodbye { restarting })).await?;
+                    // The manager ends the stream when it has written that down.
+                    let ended = async { while let Ok(Some(_)) = incoming.message().await {} };
+                    let _ = tokio::time::timeout(FAREWELL, ended).await;
                 }
                 return Ok(());
             }
@@ -90,22 +104,78 @@ pub(crate) async fn run<E: Executor>(channel: Channel, context: Context<'_, E>) 
                         context.info.send_replace(SessionInfo::from_state(state));
                     }
                     Some(FromManager::Assignments(bytes)) => {
-                        if let Err(error) = context.worker.apply(codec::decode(&bytes)?).await {
-                            tracing::info!(%error, "asking for the whole assignment set");
-                            send(&sender, ToManager::Resend(wire::ResendAssignments {})).await?;
+                        match context.worker.apply(codec::decode(&bytes)?) {
+                            Ok(()) => {}
+                            Err(behind @ Unusable::Behind { .. }) => return Err(SessionError::Behind(behind)),
+                            Err(error) => {
+                                tracing::info!(%error, "asking for the whole assignment set");
+                                send(&sender, ToManager::Resend(wire::ResendAssignments {})).await?;
+                            }
                         }
                     }
-                    Some(FromManager::StatusesAccepted(number)) => context.reporter.accepted(number),
+                    Some(FromManager::StatusesAccepted(number)) => outbox.accepted(number),
                     Some(FromManager::SubscribeLogs(subscription)) => subscriptions.start(subscription),
                     Some(FromManager::UnsubscribeLogs(id)) => subscriptions.stop(&id),
                     None => {}
                 }
             }
-            () = context.reporter.changed() => {
-                tokio::time::sleep(BATCH_WINDOW).await;
-                send_statuses(&sender, context.reporter).await?;
-            }
+            () = context.reporter.changed() => outbox.changed(),
+            () = outbox.wait() => outbox.flush().await?,
         }
+    }
+}
+
+/// Statuses on their way: one batch at a time, so that what happens while it is under way goes into the next one, and
+/// what happens in quiet times is sent at once.
+struct Outbox<'a> {
+    sender: &'a mpsc::Sender<wire::AgentMessage>,
+    reporter: &'a Reporter,
+    /// When what waits has to go.
+    due: Option<Instant>,
+    /// Number of the batch that is not acknowledged yet, and when it was sent.
+    under_way: Option<(u64, Instant)>,
+}
+
+impl Outbox<'_> {
+    fn changed(&mut self) {
+        let now = Instant::now();
+        let due = if self.reporter.is_urgent() { now } else { now + PASSING };
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    fn accepted(&mut self, number: u64) {
+        self.reporter.accepted(number);
+        self.under_way = self.under_way.filter(|(sent, _)| *sent != number);
+    }
+
+    /// Returns when there is something to be sent. May be dropped.
+    async fn wait(&self) {
+        match (self.under_way, self.due) {
+            (Some((_, sent)), _) => tokio::time::sleep_until(sent + LOST).await,
+            (None, Some(due)) => tokio::time::sleep_until(due).await,
+            (None, None) => std::future::pending().await,
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), SessionError> {
+        if self.under_way.take().is_some() {
+            self.reporter.rewind();
+        }
+        self.due = None;
+        let Some((number, updates)) = self.reporter.next_batch(BATCH_LIMIT) else { return Ok(()) };
+        let now = Instant::now();
+        if updates.len() == BATCH_LIMIT {
+            self.due = Some(now);
+        }
+        self.under_way = Some((number, now));
+        let updates = updates
+            .into_iter()
+            .map(|(id, status)| wire::TaskStatusUpdate {
+                task_id: id.to_string(),
+                status: codec::encode(&status).into(),
+            })
+            .collect();
+        send(self.sender, ToManager::Statuses(wire::StatusBatch { number, updates })).await
     }
 }
 
@@ -121,20 +191,6 @@ async fn heartbeat(sender: mpsc::Sender<wire::AgentMessage>, mut period: watch::
             return;
         }
     }
-}
-
-async fn send_statuses(sender: &mpsc::Sender<wire::AgentMessage>, reporter: &Reporter) -> Result<(), SessionError> {
-    while let Some((number, updates)) = reporter.next_batch(BATCH_LIMIT) {
-        let updates = updates
-            .into_iter()
-            .map(|(id, status)| wire::TaskStatusUpdate {
-                task_id: id.to_string(),
-                status: codec::encode(&status).into(),
-            })
-            .collect();
-        send(sender, ToManager::Statuses(wire::StatusBatch { number, updates })).await?;
-    }
-    Ok(())
 }
 
 async fn send(sender: &mpsc::Sender<wire::AgentMessage>, message: ToManager) -> Result<(), SessionError> {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::executor::Controller;
 use crate::life::{Life, Operation, Outcome};
+use crate::networks::{Applied, Need};
 use crate::reporter::Reporter;
 
 /// What every task actor shares.
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Entropy,
     pub(crate) shutdown: CancellationToken,
+    /// What the engine has of the cluster's networks.
+    pub(crate) networks: watch::Receiver<Applied>,
 }
 
 /// What the worker tells an actor.
@@ -39,9 +42,11 @@ pub(crate) struct Wanted {
 pub(crate) async fn run<C: Controller>(
     task: Arc<Task>,
     mut controller: C,
+    need: Need,
     mut wanted: watch::Receiver<Wanted>,
     shared: Shared,
 ) {
+    let mut networks = shared.networks.clone();
     let mut life = Life::assigned(task.status.state, wanted.borrow().desired, task.status.container.clone());
     let mut retry = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), shared.entropy.clone());
     loop {
@@ -57,6 +62,18 @@ pub(crate) async fn run<C: Controller>(
         let operation = life.next();
         if life.begin(operation) {
             report(&life, &controller, task.id, &shared);
+        }
+        // Only what makes use of a network waits for it, and not when it is wanted no longer.
+        if matches!(operation, Operation::Prepare | Operation::Start) {
+            tokio::select! {
+                biased;
+                () = shared.shutdown.cancelled() => return,
+                _ = networks.wait_for(|applied| applied.serves(&need)) => {}
+                changed = wanted.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            }
         }
         let outcome = tokio::select! {
             biased;
@@ -116,5 +133,7 @@ fn report<C: Controller>(life: &Life, controller: &C, task: TaskId, shared: &Sha
         container: life.container.clone(),
         ports: controller.ports(),
     };
-    shared.reporter.report(task, status);
+    // Others wait for the states that stay; those in between are only shown.
+    let passing = !matches!(life.next(), Operation::Wait | Operation::Idle);
+    shared.reporter.report(task, status, passing);
 }

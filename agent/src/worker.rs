@@ -1,22 +1,31 @@
 //! Keeps one actor for each assigned task, and the engine's networks as assigned.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use shoal_kit::backoff::Backoff;
+use shoal_kit::clock::Clock;
+use shoal_kit::entropy::Entropy;
 use shoal_proto::assignment::AssignmentSet;
 use shoal_proto::id::TaskId;
 use shoal_proto::object::Task;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::assignments::{Assignments, Changed, OutOfSequence};
+use crate::assignments::{Assignments, Changed, Unusable};
 use crate::executor::Executor;
+use crate::networks::{self, Applied, Need};
+use crate::reporter::Reporter;
 use crate::task::{self, Shared, Wanted};
 
 /// The node's side of the assignment set.
 pub(crate) struct Worker<E: Executor> {
     executor: Arc<E>,
-    assignments: Assignments,
+    assignments: Arc<Mutex<Assignments>>,
+    /// Number of the newest network state.
+    networks: watch::Sender<u64>,
     actors: HashMap<TaskId, watch::Sender<Wanted>>,
     tracker: TaskTracker,
     shared: Shared,
@@ -24,28 +33,41 @@ pub(crate) struct Worker<E: Executor> {
 }
 
 impl<E: Executor> Worker<E> {
-    pub(crate) fn new(executor: Arc<E>, shared: Shared) -> Self {
-        Self {
-            executor,
-            assignments: Assignments::default(),
-            actors: HashMap::new(),
-            tracker: TaskTracker::new(),
-            shared,
-            swept: false,
-        }
+    /// A worker whose network loop runs.
+    pub(crate) fn new(
+        executor: Arc<E>,
+        reporter: Arc<Reporter>,
+        clock: Arc<dyn Clock>,
+        entropy: Entropy,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let assignments = Arc::new(Mutex::new(Assignments::default()));
+        let (networks, wanted) = watch::channel(0);
+        let (applied, networks_applied) = watch::channel(Applied::default());
+        let tracker = TaskTracker::new();
+        let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15), entropy.clone());
+        let (engine, source) = (Arc::clone(&executor), Arc::clone(&assignments));
+        tracker.spawn(networks::run(engine, source, wanted, applied, backoff, shutdown.clone()));
+        let shared = Shared { reporter, clock, entropy, shutdown, networks: networks_applied };
+        Self { executor, assignments, networks, actors: HashMap::new(), tracker, shared, swept: false }
     }
 
-    /// Takes in a message: networks first, then the tasks that may need them.
-    pub(crate) async fn apply(&mut self, message: AssignmentSet) -> Result<(), OutOfSequence> {
-        let changed = self.assignments.apply(message)?;
+    fn assignments(&self) -> MutexGuard<'_, Assignments> {
+        self.assignments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a message: networks first, then the tasks that may need them. Waits for nothing.
+    pub(crate) fn apply(&mut self, message: AssignmentSet) -> Result<(), Unusable> {
+        let changed = self.assignments().apply(message)?;
         if changed.networks {
-            self.executor.apply_networks(Arc::new(self.assignments.network_view())).await;
+            self.networks.send_modify(|generation| *generation += 1);
         }
         for id in &changed.gone {
             self.forget(*id);
         }
         for id in &changed.tasks {
-            if let Some(task) = self.assignments.task(*id).cloned() {
+            let task = self.assignments().task(*id).cloned();
+            if let Some(task) = task {
                 self.assign(task);
             }
         }
@@ -66,8 +88,11 @@ impl<E: Executor> Worker<E> {
         // A terminal task without an actor is history: its container, if it still exists, goes when the task does.
         let (sender, receiver) = watch::channel(wanted);
         self.actors.insert(task.id, sender);
-        let controller = self.executor.controller(Arc::clone(&task), self.assignments.dependencies(&task));
-        self.tracker.spawn(task::run(task, controller, receiver, self.shared.clone()));
+        let dependencies = self.assignments().dependencies(&task);
+        let controller = self.executor.controller(Arc::clone(&task), dependencies);
+        let networks = task.networks.iter().map(|attachment| attachment.network).collect();
+        let need = Need { generation: *self.networks.borrow(), networks };
+        self.tracker.spawn(task::run(task, controller, need, receiver, self.shared.clone()));
     }
 
     fn forget(&mut self, id: TaskId) {
@@ -78,7 +103,7 @@ impl<E: Executor> Worker<E> {
 
     /// After a whole set: actors of tasks that did not change must still compare what the cluster believes.
     fn repeat_statuses(&self, changed: &Changed) {
-        for task in self.assignments.tasks().filter(|task| !changed.tasks.contains(&task.id)) {
+        for task in self.assignments().tasks().filter(|task| !changed.tasks.contains(&task.id)) {
             if let Some(actor) = self.actors.get(&task.id) {
                 actor.send_modify(|wanted| wanted.believed = task.status.state);
             }
@@ -90,7 +115,7 @@ impl<E: Executor> Worker<E> {
         if std::mem::replace(&mut self.swept, true) {
             return;
         }
-        let assigned: std::collections::HashSet<TaskId> = self.assignments.tasks().map(|task| task.id).collect();
+        let assigned: std::collections::HashSet<TaskId> = self.assignments().tasks().map(|task| task.id).collect();
         let executor = Arc::clone(&self.executor);
         self.tracker.spawn(async move {
             let known = match executor.known_tasks().await {
@@ -113,6 +138,7 @@ impl<E: Executor> Worker<E> {
     pub(crate) async fn drain(self) {
         self.tracker.close();
         drop(self.actors);
+        drop(self.networks);
         self.tracker.wait().await;
     }
 }

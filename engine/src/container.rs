@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use shoal_proto::error::Failure;
+use shoal_proto::id::TaskId;
 use shoal_proto::time::Timestamp;
 
 use crate::cgroup::Cgroup;
@@ -343,24 +344,34 @@ pub(crate) fn tell(inner: &Inner, container: &instance::Container, action: &str,
 
 /// Containers that run tasks of the cluster.
 pub(crate) fn task_containers(inner: &Inner) -> Vec<TaskContainer> {
-    let describe = |container: Arc<instance::Container>| {
-        let record = container.record();
-        let state = &record.state;
-        let ended = state.finished_at != Timestamp::ZERO && !state.phase.is_running();
-        Some(TaskContainer {
-            id: record.id.clone(),
-            name: record.name.clone(),
-            task: record.internal.task?,
-            task_labels: record.internal.task_labels.clone(),
-            status: state.phase.as_str().to_owned(),
-            health: health::word(&container).to_owned(),
-            pid: state.pid,
-            exit_code: (ended || !state.error.is_empty()).then_some(state.exit_code),
-            oom_killed: state.oom_killed,
-            error: state.error.clone(),
-        })
-    };
-    inner.containers.all().into_iter().filter_map(describe).collect()
+    inner.containers.all().iter().filter_map(task_container).collect()
+}
+
+/// The container of a task. `name` is the one it was made with, which finds it at once; all others are looked at only
+/// when there is none of that name.
+pub(crate) fn find_task_container(inner: &Inner, task: TaskId, name: &str) -> Option<TaskContainer> {
+    let is_it = |container: &Arc<instance::Container>| container.record().internal.task == Some(task);
+    let named = inner.containers.find(name).ok().filter(is_it);
+    let found = named.or_else(|| inner.containers.all().into_iter().find(is_it))?;
+    task_container(&found)
+}
+
+fn task_container(container: &Arc<instance::Container>) -> Option<TaskContainer> {
+    let record = container.record();
+    let state = &record.state;
+    let ended = state.finished_at != Timestamp::ZERO && !state.phase.is_running();
+    Some(TaskContainer {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        task: record.internal.task?,
+        task_labels: record.internal.task_labels.clone(),
+        status: state.phase.as_str().to_owned(),
+        health: health::word(container).to_owned(),
+        pid: state.pid,
+        exit_code: (ended || !state.error.is_empty()).then_some(state.exit_code),
+        oom_killed: state.oom_killed,
+        error: state.error.clone(),
+    })
 }
 
 /// Bytes as hexadecimal digits.

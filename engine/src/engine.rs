@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::FlockOperation;
 use shoal_kit::entropy::Entropy;
 use shoal_proto::error::{ErrorKind, Failure, chain};
+use shoal_proto::id::TaskId;
 use shoal_proto::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -224,6 +225,11 @@ impl Engine {
     /// Containers that run tasks of the cluster.
     pub fn list_task_containers(&self) -> Vec<TaskContainer> {
         crate::container::task_containers(&self.inner)
+    }
+
+    /// The container of a task, which was made with this name.
+    pub fn find_task_container(&self, task: TaskId, name: &str) -> Option<TaskContainer> {
+        crate::container::find_task_container(&self.inner, task, name)
     }
 
     /// The engine's part of `docker info`.

@@ -177,20 +177,32 @@ impl Inner {
     async fn control_here(&self, forwarded: &Forwarded) -> Try {
         let id = u128::from_be_bytes(forwarded.id);
         let mut refusal = None;
+        let mut confirmed = false;
         for _ in 0..CONFLICTS {
             let Some(term) = self.raft.leading() else { return Try::Again("the leader changed".to_owned()) };
             let state = self.raft.cell().load();
             if let Some(mark) = state.requests.get(id) {
                 return Try::Done(mark_to_reply(mark).resolve(&state.store));
             }
-            let reachable = self.reachable_nodes();
-            let context = Context { now: self.now(), reachable_managers: &reachable };
+            let (reachable, voters) = (self.reachable_nodes(), self.voting_nodes());
+            let context = Context { now: self.now(), reachable_managers: &reachable, voters: &voters };
             let mut ids = self.entropy();
-            let planned = match plan_request(&state.store, &forwarded.request, context, &mut ids) {
+            let planned = plan_request(&state.store, &forwarded.request, context, &mut ids);
+            // What is written proves by being written that this manager leads. An answer that needs no entry is one of
+            // the newest state only after a majority said so: another leader may be elected already.
+            let writes = planned.as_ref().is_ok_and(|planned| !planned.changes.is_empty());
+            if !writes && !confirmed {
+                match self.raft.read_index(TRY).await {
+                    Ok(index) => self.raft.cell().wait_for(index).await,
+                    Err(error) => return Try::Again(error.to_string()),
+                }
+                confirmed = true;
+                continue;
+            }
+            let Planned { mut changes, reply } = match planned {
                 Ok(planned) => planned,
                 Err(failure) => return Try::Done(Err(failure)),
             };
-            let Planned { mut changes, reply } = planned;
             if changes.is_empty() {
                 return Try::Done(reply.resolve(&state.store));
             }

@@ -12,6 +12,7 @@ pub(crate) mod logs;
 pub(crate) mod reporter;
 pub(crate) mod service;
 pub(crate) mod session;
+pub(crate) mod standing;
 pub(crate) mod sweep;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use tonic::Status;
 use crate::dispatcher::hub::Command;
 use crate::dispatcher::logs::LogBroker;
 use crate::dispatcher::reporter::Item;
+use crate::dispatcher::standing::Standing;
 
 /// Messages that may wait for an agent to read them.
 pub(crate) const OUTBOUND: usize = 64;
@@ -88,6 +90,7 @@ pub(crate) struct Sessions {
 pub(crate) struct Dispatcher {
     sessions: Mutex<Sessions>,
     next_id: AtomicU64,
+    standing: Mutex<Standing>,
     pub(crate) hub: OnceLock<mpsc::Sender<Command>>,
     pub(crate) reports: OnceLock<mpsc::Sender<Item>>,
     pub(crate) logs: Arc<LogBroker>,
@@ -96,6 +99,11 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when, if at all, this manager may judge whether nodes are gone.
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn new_session_id(&self) -> u64 {
@@ -111,7 +119,7 @@ impl Dispatcher {
         self.sessions().live.get(&node).cloned()
     }
 
-    /// Ends all sessions: the manager stops.
+    /// Ends all sessions: the manager stops, or cannot speak for the cluster.
     pub(crate) fn close_all(&self, status: &Status) {
         for session in self.sessions().live.values() {
             session.close(status.clone());

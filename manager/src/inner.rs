@@ -18,12 +18,13 @@ use shoal_proto::spec::NodeRole;
 use shoal_proto::time::Timestamp;
 use shoal_proto::wire::manager_peer_client::ManagerPeerClient;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::ca::AuthorityCache;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, standing};
 use crate::peers::{Lane, Peers};
 use crate::raft::log_store::{OpenDatabase, open_file};
 use crate::raft::node::{RaftNode, Timing};
@@ -115,7 +116,14 @@ pub(crate) struct Inner {
     pub(crate) stop: CancellationToken,
     pub(crate) health: watch::Sender<Health>,
     last_time: Mutex<Timestamp>,
+    /// Held by the one change of members that is driven from here.
+    pub(crate) changing_members: tokio::sync::Mutex<()>,
+    /// When the last round began that confirmed this manager's state for sessions.
+    confirmed: tokio::sync::Mutex<Option<Instant>>,
 }
+
+/// How long an agent waits until a manager knows that its state is the newest.
+const CURRENT: Duration = Duration::from_secs(2);
 
 impl Inner {
     pub(crate) fn new(options: ManagerOptions, raft: Arc<RaftNode>, peers: Arc<Peers>) -> Self {
@@ -128,6 +136,8 @@ impl Inner {
             stop: CancellationToken::new(),
             health: watch::Sender::new(Health::default()),
             last_time: Mutex::new(Timestamp::ZERO),
+            changing_members: tokio::sync::Mutex::default(),
+            confirmed: tokio::sync::Mutex::default(),
         }
     }
 
@@ -153,6 +163,39 @@ impl Inner {
     /// The newest store known here, not linearizable.
     pub(crate) fn store(&self) -> Store {
         self.raft.cell().store()
+    }
+
+    /// The cluster's heartbeat period.
+    pub(crate) fn heartbeat_period(&self) -> Duration {
+        self.store().cluster().map_or(Duration::from_secs(1), |cluster| cluster.spec.heartbeat_period)
+    }
+
+    /// Was a leader with a majority heard of lately?
+    pub(crate) fn in_contact(&self, period: Duration) -> bool {
+        let limit = standing::limit(period, self.options.timing.election_max);
+        self.raft.contact().is_some_and(|at| at.elapsed() < limit)
+    }
+
+    /// Waits until this manager's store shows all that was committed before the call. Calls that come together are
+    /// answered by one round.
+    ///
+    /// # Errors
+    /// When no leader confirms it in time.
+    pub(crate) async fn is_current(&self) -> Result<(), Failure> {
+        let asked = Instant::now();
+        let confirming = async {
+            let mut confirmed = self.confirmed.lock().await;
+            if confirmed.is_some_and(|began| began >= asked) {
+                return Ok(());
+            }
+            let began = Instant::now();
+            self.linearize().await?;
+            *confirmed = Some(began);
+            Ok(())
+        };
+        tokio::time::timeout(CURRENT, confirming)
+            .await
+            .unwrap_or_else(|_| Err(Failure::unavailable("this manager does not know yet what the cluster decided")))
     }
 
     /// The leader, when it is another manager.
@@ -182,6 +225,13 @@ impl Inner {
     pub(crate) fn reachable_nodes(&self) -> Vec<NodeId> {
         let view = self.raft.view();
         self.reachable().into_iter().filter_map(|id| view.member(id).map(|member| member.node_id)).collect()
+    }
+
+    /// Nodes whose manager has a vote.
+    pub(crate) fn voting_nodes(&self) -> Vec<NodeId> {
+        let view = self.raft.view();
+        let voters = view.membership.membership().voter_ids();
+        voters.filter_map(|id| view.member(id).map(|member| member.node_id)).collect()
     }
 
     /// The caller of a request, if it showed a certificate of this cluster that is still valid.

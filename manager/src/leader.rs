@@ -18,17 +18,18 @@ use shoal_proto::id::NodeId;
 use shoal_proto::object::NodeState;
 use tokio::time::Instant;
 
+use crate::dispatcher::standing::RETURN;
 use crate::inner::Inner;
 use crate::raft::node::ProposeError;
 use crate::raft::types::{BatchBody, Outcome};
 
-/// The pause after a pass: what comes meanwhile is planned together.
-const GAP: Duration = Duration::from_millis(10);
-/// That pause when passes are long: as long as the pass, but not longer than this.
+/// The pause after a pass: what comes meanwhile is planned together. Writing is a pause by itself.
+const GAP: Duration = Duration::from_millis(2);
+/// That pause when planning takes long: as long as that, but not longer than this.
 const GAP_LIMIT: Duration = Duration::from_millis(50);
 /// After this time everything is looked at again, whatever changed.
 const RESYNC: Duration = Duration::from_secs(30);
-/// How long an entry of a plan may take.
+/// After this time without an answer it is said that a plan waits for a majority.
 const WRITE: Duration = Duration::from_secs(10);
 
 /// Why a reconcile pass ended early.
@@ -86,6 +87,11 @@ impl Inner {
 
     /// Plans and writes until it fails or the leadership ends.
     async fn reconcile(&self, term: u64, backoff: &mut Backoff) -> PassError {
+        // What was proposed before and not heard of again is in the log, and may still be applied: a plan from a store
+        // without it would make the same tasks twice. After this entry there is nothing left to come.
+        if let Err(error) = self.write_fenced(Vec::new(), term).await {
+            return error;
+        }
         let mut states = self.raft.cell().subscribe();
         let mut planner = Planner::new();
         let mut resync_at = Instant::now() + RESYNC;
@@ -99,11 +105,12 @@ impl Inner {
             let store = self.store();
             let (now, mut ids) = (self.now(), self.entropy());
             let planned = tokio::task::spawn_blocking(move || {
+                let began = Instant::now();
                 let plan = planner.plan(&store, now, &mut ids);
-                (planner, plan)
+                (planner, plan, began.elapsed())
             });
-            let plan: Plan;
-            (planner, plan) = match planned.await {
+            let (plan, took): (Plan, Duration);
+            (planner, plan, took) = match planned.await {
                 Ok(planned) => planned,
                 Err(error) => return PassError::Planner(error.to_string()),
             };
@@ -115,7 +122,7 @@ impl Inner {
             backoff.reset();
             self.health.send_if_modified(|health| health.reconcile.take().is_some());
             // Everything that changes during this pause is planned in one pass.
-            tokio::time::sleep(GAP.max(began.elapsed()).min(GAP_LIMIT)).await;
+            tokio::time::sleep(GAP.max(took).min(GAP_LIMIT)).await;
             let due = planner.wake_at().map(|at| at.since(self.options.clock.now()));
             let timer = due.unwrap_or(RESYNC).min(resync_at.saturating_duration_since(Instant::now()));
             tokio::select! {
@@ -147,9 +154,21 @@ impl Inner {
         Ok(true)
     }
 
+    /// Writes one entry, however long that takes: as long as this manager leads nothing else may be planned before its
+    /// outcome is known.
     async fn write_fenced(&self, changes: Vec<Change>, term: u64) -> Result<Outcome, PassError> {
         let body = BatchBody { time: self.now(), fence: term, request: None, changes };
-        match self.raft.propose(body, WRITE).await {
+        let proposing = self.raft.propose(body, Duration::MAX);
+        tokio::pin!(proposing);
+        let outcome = match tokio::time::timeout(WRITE, &mut proposing).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let waits = "a plan waits: no majority of the managers confirms it".to_owned();
+                self.health.send_modify(|health| health.reconcile = Some(waits));
+                proposing.await
+            }
+        };
+        match outcome {
             Ok(outcome) => Ok(outcome),
             Err(ProposeError::NotLeader) => Err(PassError::Deposed),
             Err(error) => Err(PassError::Write(error.to_string())),
@@ -161,7 +180,7 @@ impl Inner {
         let mut suspects: HashMap<NodeId, (u64, Instant)> = HashMap::new();
         while self.raft.leading() == Some(term) {
             let store = self.store();
-            let period = store.cluster().map_or(Duration::from_secs(1), |cluster| cluster.spec.heartbeat_period);
+            let period = self.heartbeat_period();
             let now = Instant::now();
             let gone = orphaned(&store, &self.reachable());
             suspects.retain(|node, (manager, _)| gone.get(node) == Some(manager));
@@ -170,9 +189,15 @@ impl Inner {
             }
             // An agent needs up to two periods to notice, and some time to find another manager.
             let grace = period.mul_f64(3.5);
+            // After an outage, theirs or that of all managers, nodes get more.
+            let judged = self.dispatcher.standing().judging().is_some_and(|(since, grace)| now >= since + grace);
+            let patience = |node: &NodeId| {
+                let restarting = store.node(*node).is_some_and(|node| node.status.restarting);
+                if restarting { grace.max(RETURN) } else { grace }
+            };
             let lost: Vec<Report> = suspects
                 .iter()
-                .filter(|(_, (_, since))| now.duration_since(*since) >= grace)
+                .filter(|(node, (_, since))| judged && now.duration_since(*since) >= patience(node))
                 .map(|(node, (manager, _))| Report::NodeGone {
                     id: *node,
                     state: NodeState::Down,

@@ -48,6 +48,8 @@ pub(crate) enum Step {
     GiveVote(u64),
     /// Write down what a node is in the group.
     Record(NodeId, Option<ManagerMember>),
+    /// Complete a change of members that somebody began.
+    Complete,
 }
 
 /// What is known of the group.
@@ -56,6 +58,8 @@ pub(crate) struct Group {
     pub(crate) own: u64,
     pub(crate) members: BTreeMap<u64, RaftMember>,
     pub(crate) voters: BTreeSet<u64>,
+    /// Is a change of members half done?
+    pub(crate) joint: bool,
     /// Followers' last entries, of those that answer.
     pub(crate) matched: BTreeMap<u64, u64>,
     pub(crate) last_log: u64,
@@ -63,6 +67,9 @@ pub(crate) struct Group {
 
 /// The next steps, in order; the group is changed by one member at a time.
 pub(crate) fn plan(group: &Group, store: &Store) -> Vec<Step> {
+    if group.joint {
+        return vec![Step::Complete];
+    }
     let mut steps = Vec::new();
     let wanted =
         |member: &RaftMember| store.node(member.node_id).is_some_and(|node| node.spec.role == NodeRole::Manager);
@@ -97,6 +104,7 @@ impl Inner {
     pub(crate) fn group(&self, view: &View) -> Group {
         let mut group = Group { own: self.raft.id(), members: view.members(), ..Group::default() };
         group.voters = view.membership.membership().voter_ids().collect();
+        group.joint = view.is_joint();
         if let Ok(raft) = self.raft.raft() {
             let metrics = raft.metrics();
             let now = metrics.borrow_watched();
@@ -174,6 +182,11 @@ impl Inner {
                 tracing::info!(raft_id = id, "a new manager has its vote");
                 Ok(())
             }
+            Step::Complete => {
+                self.change_members(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+                tracing::info!("completed a change of members that was left half done");
+                Ok(())
+            }
             Step::Record(node, member) => {
                 let patch = NodePatch { manager: Some(member.clone()), ..NodePatch::default() };
                 self.patch_node(*node, patch, Expect::Any, term).await
@@ -220,10 +233,15 @@ impl Inner {
 
     async fn change_members(&self, change: ChangeMembers<u64, RaftMember>) -> Result<(), Failure> {
         let raft = self.raft.raft()?;
+        // A change takes two entries. Nobody may take the pause between them for one that was left half done.
+        let Ok(_alone) = self.changing_members.try_lock() else {
+            return Err(Failure::unavailable("another change of members is under way"));
+        };
         if self.raft.view().is_changing() {
             return Err(Failure::unavailable("another change of members is under way"));
         }
-        // `retain = false`: whoever loses the vote leaves the group.
+        // `retain = false`: whoever loses the vote leaves the group. When this is given up half-way, the membership loop
+        // completes it.
         match tokio::time::timeout(CHANGE, raft.change_membership(change, false)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Failure::unavailable(chain(&error))),
@@ -433,7 +451,15 @@ mod tests {
             voters: voters.iter().copied().collect(),
             matched: BTreeMap::new(),
             last_log: 1000,
+            joint: false,
         }
+    }
+
+    #[test]
+    fn a_change_that_was_left_half_done_is_completed_first() {
+        let store = store(&[(1, Manager, Some(1)), (2, Worker, Some(2))]);
+        let half = Group { joint: true, ..group(&[(1, 1), (2, 2)], &[1, 2]) };
+        assert_eq!(plan(&half, &store), [Step::Complete]);
     }
 
     use NodeRole::{Manager, Worker};

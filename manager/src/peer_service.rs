@@ -50,7 +50,7 @@ fn answer<T: Serialize>(value: &T) -> Response<RaftMessage> {
 impl PeerService {
     /// Checks that a raft message comes from a manager and is meant for this member.
     fn raft_message(&self, request: Request<RaftMessage>) -> Result<(NodeId, Arc<Raft>, RaftMessage), Status> {
-        let node = self.0.manager_caller(&request)?;
+        let node = self.member_caller(&request)?;
         let message = request.into_inner();
         let own = self.0.raft.id();
         if message.to != own {
@@ -58,6 +58,27 @@ impl PeerService {
         }
         let raft = self.0.raft.raft().map_err(|failure| unavailable(&failure))?;
         Ok((node, raft, message))
+    }
+
+    /// Checks that the caller is a manager as far as is known here. A manager that was removed or demoted keeps its
+    /// certificate until that expires, but is not listened to any more. Who is not known here may be a manager that
+    /// joined while this one was away: it is believed only by one that hears of no leader, to which a candidate or a
+    /// leader that nobody else knows could not do harm by deposing one.
+    fn member_caller<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let inner = &self.0;
+        let node = inner.manager_caller(request)?;
+        let view = inner.raft.view();
+        let is_member = view.membership.nodes().any(|(_, member)| member.node_id == node);
+        let is_manager = || inner.store().node(node).is_some_and(|node| node.spec.role == NodeRole::Manager);
+        if is_member || is_manager() {
+            return Ok(node);
+        }
+        let lease = inner.options.timing.election_max;
+        let follows = inner.raft.contact().is_some_and(|at| at.elapsed() < lease);
+        if follows && view.membership.nodes().next().is_some() {
+            return Err(Status::permission_denied(format!("node {node} is no manager of this cluster any more")));
+        }
+        Ok(node)
     }
 
     /// A member may speak only for itself: the one a message claims to be from must be the node that the certificate
@@ -129,7 +150,7 @@ impl ManagerPeer for PeerService {
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let node = self.0.manager_caller(&request)?;
+        let node = self.member_caller(&request)?;
         let mut stream = request.into_inner();
         let head = next_piece(&mut stream).await?;
         let own = self.0.raft.id();
@@ -198,7 +219,7 @@ impl ManagerPeer for PeerService {
     }
 
     async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
-        self.0.manager_caller(&request)?;
+        self.current_manager(&request)?;
         if self.0.raft.leading().is_none() {
             return Err(Status::unavailable("this manager is not the leader"));
         }

@@ -157,6 +157,8 @@ pub struct AssignmentSet {
     pub complete: bool,
     /// Number of this message in its session, from 1 without gaps.
     pub sequence: u64,
+    /// Version of the store that it leads to. It never goes back, whichever manager sends it; 0 is not known.
+    pub version: u64,
     /// Items to add or replace.
     pub put: Vec<AssignmentItem>,
     /// Items to forget.

@@ -128,6 +128,13 @@ pub enum Report {
         /// Raft id of the manager that says so: ignored unless it still holds the session.
         session_manager: u64,
     },
+    /// A node's daemon stops, and means to come back; its containers run on.
+    NodeRestarting {
+        /// The node.
+        id: NodeId,
+        /// Raft id of the manager that says so: ignored unless it still holds the session.
+        session_manager: u64,
+    },
 }
 
 /// What became of a request.

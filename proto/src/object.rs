@@ -108,6 +108,8 @@ pub struct NodeStatus {
     pub session_manager: Option<u64>,
     /// Since when it has been in this state.
     pub since: Timestamp,
+    /// Did its daemon announce that it stops while its containers run on? The node has longer to return then.
+    pub restarting: bool,
 }
 
 /// What a node says of itself.

@@ -9,7 +9,8 @@ use shoal_kit::clock::ManualClock;
 use shoal_kit::entropy::Entropy;
 use shoal_proto::assignment::{AssignmentItem, AssignmentKey};
 use shoal_proto::error::Failure;
-use shoal_proto::object::{ContainerStatus, NodeDescription, TaskStatus};
+use shoal_proto::id::NetworkId;
+use shoal_proto::object::{ContainerStatus, NetworkAttachment, NodeDescription, TaskStatus};
 use shoal_proto::spec::PortConfig;
 use shoal_proto::task_state::TaskState;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,8 @@ struct Pretended {
     exits: Mutex<HashMap<TaskId, i32>>,
     /// How often a removal fails before it works.
     removal_failures: Mutex<u32>,
+    /// Does putting networks in place take forever?
+    networks_blocked: watch::Sender<bool>,
 }
 
 impl Pretended {
@@ -104,7 +107,11 @@ impl Executor for Engine {
     async fn describe(&self) -> Result<NodeDescription, Failure> {
         Ok(NodeDescription::default())
     }
-    async fn apply_networks(&self, _view: Arc<NetworkView>) {}
+    async fn apply_networks(&self, _view: Arc<NetworkView>) -> Result<(), Failure> {
+        let mut blocked = self.0.networks_blocked.subscribe();
+        let _ = blocked.wait_for(|blocked| !*blocked).await;
+        Ok(())
+    }
     fn controller(&self, task: Arc<Task>, _dependencies: Dependencies) -> PretendedController {
         PretendedController { engine: Arc::clone(&self.0), task: task.id }
     }
@@ -135,20 +142,20 @@ impl Bench {
     fn new() -> Self {
         let engine = Arc::new(Pretended::default());
         let reporter = Arc::new(Reporter::default());
-        let shared = Shared {
-            reporter: Arc::clone(&reporter),
-            clock: Arc::new(ManualClock::default()),
-            entropy: Entropy::from_seed(1),
-            shutdown: CancellationToken::new(),
-        };
-        let worker = Worker::new(Arc::new(Engine(Arc::clone(&engine))), shared);
+        let worker = Worker::new(
+            Arc::new(Engine(Arc::clone(&engine))),
+            Arc::clone(&reporter),
+            Arc::new(ManualClock::default()),
+            Entropy::from_seed(1),
+            CancellationToken::new(),
+        );
         Self { engine, reporter, worker, sequence: 0 }
     }
 
-    async fn send(&mut self, complete: bool, put: Vec<AssignmentItem>, remove: Vec<AssignmentKey>) {
+    fn send(&mut self, complete: bool, put: Vec<AssignmentItem>, remove: Vec<AssignmentKey>) {
         self.sequence = if complete { 1 } else { self.sequence + 1 };
-        let message = AssignmentSet { complete, sequence: self.sequence, put, remove };
-        self.worker.apply(message).await.expect("in sequence");
+        let message = AssignmentSet { complete, sequence: self.sequence, version: 0, put, remove };
+        self.worker.apply(message).expect("in sequence");
     }
 
     /// Waits until the task's reported state is this one.
@@ -178,11 +185,11 @@ fn task(state: TaskState, desired: TaskState) -> AssignmentItem {
 #[tokio::test(start_paused = true)]
 async fn an_assigned_task_runs_and_a_forgotten_one_is_removed() {
     let mut bench = Bench::new();
-    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]).await;
+    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]);
     bench.reported(ONE, TaskState::Running).await;
     assert!(matches!(bench.engine.holds(ONE), Some(Observed::Running(_))));
     *bench.engine.removal_failures.lock().expect("failures") = 3;
-    bench.send(false, vec![], vec![AssignmentKey::Task(ONE)]).await;
+    bench.send(false, vec![], vec![AssignmentKey::Task(ONE)]);
     let gone = async {
         while bench.engine.holds(ONE).is_some() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -194,9 +201,9 @@ async fn an_assigned_task_runs_and_a_forgotten_one_is_removed() {
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_keeps_the_container_until_the_task_is_forgotten() {
     let mut bench = Bench::new();
-    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]).await;
+    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]);
     bench.reported(ONE, TaskState::Running).await;
-    bench.send(false, vec![task(TaskState::Running, TaskState::Shutdown)], vec![]).await;
+    bench.send(false, vec![task(TaskState::Running, TaskState::Shutdown)], vec![]);
     bench.reported(ONE, TaskState::Shutdown).await;
     assert!(matches!(bench.engine.holds(ONE), Some(Observed::Exited(_))));
 }
@@ -205,7 +212,7 @@ async fn a_shutdown_keeps_the_container_until_the_task_is_forgotten() {
 async fn an_exit_is_reported_with_its_status() {
     let mut bench = Bench::new();
     bench.engine.exits.lock().expect("exits").insert(ONE, 3);
-    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]).await;
+    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]);
     bench.reported(ONE, TaskState::Failed).await;
 }
 
@@ -216,7 +223,7 @@ async fn after_a_restart_what_runs_is_adopted_and_what_is_unknown_goes() {
     let running = ContainerStatus { container_id: "c".to_owned(), pid: 5, exit_code: None };
     bench.engine.set(ONE, Observed::Running(running.clone()));
     bench.engine.set(stale, Observed::Running(running));
-    bench.send(true, vec![task(TaskState::Starting, TaskState::Running)], vec![]).await;
+    bench.send(true, vec![task(TaskState::Starting, TaskState::Running)], vec![]);
     bench.reported(ONE, TaskState::Running).await;
     let gone = async {
         while bench.engine.holds(stale).is_some() {
@@ -230,9 +237,36 @@ async fn after_a_restart_what_runs_is_adopted_and_what_is_unknown_goes() {
 #[tokio::test(start_paused = true)]
 async fn a_manager_that_is_behind_is_told_again() {
     let mut bench = Bench::new();
-    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]).await;
+    bench.send(true, vec![task(TaskState::Assigned, TaskState::Running)], vec![]);
     bench.reported(ONE, TaskState::Running).await;
     // A new leader restored an older state: the whole set comes again, with the old status.
-    bench.send(true, vec![task(TaskState::Preparing, TaskState::Running)], vec![]).await;
+    bench.send(true, vec![task(TaskState::Preparing, TaskState::Running)], vec![]);
     bench.reported(ONE, TaskState::Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_tasks_on_a_network_wait_for_it() {
+    let mut bench = Bench::new();
+    bench.engine.networks_blocked.send_replace(true);
+    let network = NetworkId::from_bits(5);
+    let two = TaskId::from_bits(2);
+    let attached = Task {
+        id: two,
+        desired_state: TaskState::Running,
+        status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
+        networks: vec![NetworkAttachment { network, addr: None, aliases: Vec::new() }],
+        ..Task::default()
+    };
+    let put = vec![task(TaskState::Assigned, TaskState::Running), AssignmentItem::Task(Arc::new(attached.clone()))];
+    bench.send(true, put, vec![]);
+    bench.reported(ONE, TaskState::Running).await;
+    assert_eq!(bench.engine.holds(two), None);
+    // What waits can be called off.
+    let stopped = Task { desired_state: TaskState::Shutdown, ..attached.clone() };
+    bench.send(false, vec![AssignmentItem::Task(Arc::new(stopped))], vec![]);
+    bench.reported(two, TaskState::Shutdown).await;
+    let three = TaskId::from_bits(3);
+    bench.send(false, vec![AssignmentItem::Task(Arc::new(Task { id: three, ..attached }))], vec![]);
+    bench.engine.networks_blocked.send_replace(false);
+    bench.reported(three, TaskState::Running).await;
 }

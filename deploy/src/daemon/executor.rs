@@ -22,8 +22,10 @@ use shoal_proto::time::Timestamp;
 use super::container_spec::{NetworkNames, create_request};
 use super::template::Values;
 
-/// How often the health of a container that has a check is looked at.
+/// How often the health of a container that has a check is looked at, once it runs.
 const HEALTH_POLL: Duration = Duration::from_millis(100);
+/// The same while it is awaited: the task starts to count, and an update to go on, when it is healthy.
+const STARTING_POLL: Duration = Duration::from_millis(20);
 
 /// What all tasks of the node share.
 #[derive(Debug)]
@@ -53,12 +55,8 @@ impl EngineExecutor {
     }
 
     fn task_container(&self, task: TaskId) -> Option<TaskContainer> {
-        find(&self.shared.engine, task)
+        self.shared.engine.list_task_containers().into_iter().find(|container| container.task == task)
     }
-}
-
-fn find(engine: &Engine, task: TaskId) -> Option<TaskContainer> {
-    engine.list_task_containers().into_iter().find(|container| container.task == task)
 }
 
 impl Executor for EngineExecutor {
@@ -87,7 +85,7 @@ impl Executor for EngineExecutor {
         })
     }
 
-    async fn apply_networks(&self, view: Arc<NetworkView>) {
+    async fn apply_networks(&self, view: Arc<NetworkView>) -> Result<(), Failure> {
         let names = view
             .networks
             .iter()
@@ -113,12 +111,7 @@ impl Executor for EngineExecutor {
             networks,
             published: view.published.clone(),
         };
-        if let Err(failure) = self.shared.engine.networks().apply_cluster(state).await {
-            tracing::warn!(
-                error = failure.message,
-                "the cluster's networks are not all in place; the next pass tries again"
-            );
-        }
+        self.shared.engine.networks().apply_cluster(state).await
     }
 
     fn controller(&self, task: Arc<Task>, dependencies: Dependencies) -> TaskController {
@@ -185,7 +178,7 @@ pub(crate) struct TaskController {
 
 impl TaskController {
     fn found(&mut self) -> Option<TaskContainer> {
-        let found = find(&self.shared.engine, self.task.id)?;
+        let found = self.shared.engine.find_task_container(self.task.id, &self.task.name())?;
         self.id.clone_from(&found.id);
         Some(found)
     }
@@ -276,7 +269,7 @@ impl Controller for TaskController {
                     self.shutdown().await?;
                     return Err(Failure::unavailable("task: unhealthy container"));
                 }
-                _ => tokio::time::sleep(HEALTH_POLL).await,
+                _ => tokio::time::sleep(STARTING_POLL).await,
             }
         }
     }

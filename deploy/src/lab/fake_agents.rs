@@ -120,7 +120,9 @@ impl Executor for FakeExecutor {
         })
     }
 
-    async fn apply_networks(&self, _view: Arc<NetworkView>) {}
+    async fn apply_networks(&self, _view: Arc<NetworkView>) -> Result<(), Failure> {
+        Ok(())
+    }
 
     fn controller(&self, task: Arc<Task>, _dependencies: Dependencies) -> FakeController {
         FakeController { task: task.id, containers: Arc::clone(&self.containers) }

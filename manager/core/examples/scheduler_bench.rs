@@ -177,7 +177,7 @@ fn fan_out(title: &str, nodes: u64, tasks: u64, networked: bool) {
             task.node_id.map(|node| Report::Task { node, id: task.id, status })
         })
         .collect();
-    let context = Context { now: NOW, reachable_managers: &[] };
+    let context = Context { now: NOW, reachable_managers: &[], voters: &[] };
     let (planned, time) =
         timed(|| plan_request(&store, &ControlRequest::Report(reports), context, &mut SequentialIds::default()));
     let changes = planned.map(|planned| planned.changes).unwrap_or_default();

@@ -20,6 +20,7 @@ use shoal_proto::id::{ClusterId, ConfigId, IdSource, NetworkId, NodeId, SecretId
 use shoal_proto::object::Meta;
 use shoal_proto::time::Timestamp;
 
+pub use cluster::refuse_autolock;
 pub use resource::initial_networks;
 
 use crate::change::Change;
@@ -32,6 +33,8 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// The managers that answer now, the leader included: they decide whether one may go.
     pub reachable_managers: &'a [NodeId],
+    /// The managers that have a vote.
+    pub voters: &'a [NodeId],
 }
 
 /// A request as changes, and how to answer when they are applied.

@@ -35,7 +35,7 @@ pub fn full(store: &Store, node: NodeId) -> AssignmentSet {
         put.extend(record::network(store, *network, node));
         put.extend(record::contents(store, *network));
     }
-    AssignmentSet { complete: true, sequence: 0, put, remove: Vec::new() }
+    AssignmentSet { complete: true, sequence: 0, version: store.version(), put, remove: Vec::new() }
 }
 
 /// What the tasks of a node need.
@@ -137,7 +137,7 @@ impl Hub {
     fn number(&mut self, node: NodeId, set: AssignmentSet) -> (NodeId, AssignmentSet) {
         let sequence = self.sequences.entry(node).or_insert(0);
         *sequence += 1;
-        (node, AssignmentSet { sequence: *sequence, ..set })
+        (node, AssignmentSet { sequence: *sequence, version: self.store.version(), ..set })
     }
 
     fn differences(&self, old: &Store, events: &[Event]) -> BTreeMap<NodeId, Items> {

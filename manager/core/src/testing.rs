@@ -155,7 +155,9 @@ impl World {
     pub(crate) fn request(&mut self, request: ControlRequest) -> Result<ControlResponse, Failure> {
         let managers: Vec<NodeId> =
             self.store.nodes().filter(|n| n.status.state == NodeState::Ready).map(|node| node.id).collect();
-        let context = Context { now: self.now, reachable_managers: &managers };
+        let voters: Vec<NodeId> =
+            self.store.nodes().filter(|node| node.manager.is_some()).map(|node| node.id).collect();
+        let context = Context { now: self.now, reachable_managers: &managers, voters: &voters };
         let planned = plan_request(&self.store, &request, context, &mut self.ids)?;
         self.store.apply(self.store.version() + 1, self.now, &planned.changes)?;
         planned.reply.resolve(&self.store)

@@ -15,6 +15,7 @@ use shoal_proto::wire::SessionState;
 use shoal_proto::wire::manager_message::Message;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::ca::service::{due_role, removed};
@@ -24,7 +25,8 @@ use crate::raft::node::View;
 
 /// Commands that may wait.
 const QUEUE: usize = 4096;
-/// The least time between two passes while the store keeps changing: what changes meanwhile goes out in one message.
+/// The longest pause between two passes. It is as long as the pass before took: what changes quickly and for many goes
+/// out in fewer messages, what changes in quiet times at once.
 const GAP: Duration = Duration::from_millis(3);
 
 /// What sessions ask of the hub.
@@ -116,6 +118,7 @@ pub(crate) async fn run(inner: Arc<Inner>, mut commands: mpsc::Receiver<Command>
         {
             waiting.push(command);
         }
+        let began = Instant::now();
         states.borrow_and_update();
         let members = views.borrow_and_update().members();
         let members_changed = members != last_members;
@@ -124,7 +127,13 @@ pub(crate) async fn run(inner: Arc<Inner>, mut commands: mpsc::Receiver<Command>
         for command in waiting.drain(..) {
             task.obey(command);
         }
-        tokio::time::sleep(GAP).await;
+        let took = began.elapsed();
+        if took < Duration::from_millis(1) {
+            // Shorter than a timer can be.
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(took.min(GAP)).await;
+        }
     }
 }
 

@@ -14,8 +14,6 @@ use crate::inner::Inner;
 const QUEUE: usize = 2048;
 /// Reports in one request.
 const BATCH: usize = 4000;
-/// How long the first report waits for others. While a request is under way the next ones gather anyway.
-const WINDOW: Duration = Duration::from_millis(2);
 
 /// What a session submits at once.
 #[derive(Debug)]
@@ -41,7 +39,8 @@ pub(crate) async fn run(inner: Arc<Inner>, mut items: mpsc::Receiver<Item>) {
                 Some(item) => item,
             },
         };
-        tokio::time::sleep(WINDOW).await;
+        // Sessions that are about to submit something get their turn; while a request is under way, more gather.
+        tokio::task::yield_now().await;
         let mut reports = first.reports;
         let mut done: Vec<_> = first.done.into_iter().collect();
         while reports.len() < BATCH
@@ -62,7 +61,7 @@ pub(crate) async fn run(inner: Arc<Inner>, mut items: mpsc::Receiver<Item>) {
 
 /// Tries until a leader has written them. `false`: they were refused, or the manager stops.
 async fn write(inner: &Inner, reports: Vec<Report>, backoff: &mut Backoff) -> bool {
-    let request = ControlRequest::Report(reports);
+    let mut request = ControlRequest::Report(reports);
     loop {
         let failure = tokio::select! {
             () = inner.stop.cancelled() => return false,
@@ -76,6 +75,10 @@ async fn write(inner: &Inner, reports: Vec<Report>, backoff: &mut Backoff) -> bo
             return false;
         }
         tracing::warn!(%failure, "reports of agents wait");
+        // Until there is a leader again, nodes may return: whether they are gone is judged anew then.
+        if let ControlRequest::Report(reports) = &mut request {
+            reports.retain(|report| !matches!(report, Report::NodeGone { .. }));
+        }
         tokio::time::sleep(backoff.next_delay()).await;
     }
 }

@@ -31,12 +31,15 @@ pub(crate) fn decode_description(bytes: &[u8]) -> Result<Arc<NodeDescription>, S
 }
 
 impl DispatcherService {
-    /// Is the caller's node one of the cluster? A follower that lags asks for the newest state before it says no.
+    /// Is the caller's node one of the cluster? Answered from the newest state only: an agent removes every task that
+    /// is not in its first assignment set, so that set must not be older than what the node was told before.
     async fn check_node(&self, id: NodeId) -> Result<(), Status> {
-        if self.0.store().node(id).is_some() {
-            return Ok(());
+        let inner = &self.0;
+        // One that just started is about to hear of a leader; one that lost it sends its agents elsewhere.
+        if inner.raft.contact().is_some() && !inner.in_contact(inner.heartbeat_period()) {
+            return Err(Status::unavailable("this manager hears of no leader"));
         }
-        self.0.linearize().await.map_err(|failure| Status::unavailable(failure.message))?;
+        inner.is_current().await.map_err(|failure| Status::unavailable(failure.message))?;
         if self.0.store().node(id).is_some() { Ok(()) } else { Err(removed()) }
     }
 }

@@ -21,14 +21,12 @@ use tonic::{Status, Streaming};
 use crate::dispatcher::hub::Command;
 use crate::dispatcher::reporter::Item;
 use crate::dispatcher::service::decode_description;
+use crate::dispatcher::standing::MISSED;
 use crate::dispatcher::{Ended, SessionHandle, message};
 use crate::inner::Inner;
 
 /// Status batches of one session that may wait for the leader; more are not read.
 const UNACKNOWLEDGED: usize = 32;
-/// Heartbeats that may be missing.
-const MISSED: f64 = 2.5;
-
 /// Why a session ended.
 enum End {
     /// Told to.
@@ -39,6 +37,8 @@ enum End {
     Silent(String),
     /// The node leaves on purpose.
     Goodbye,
+    /// Its daemon stops, and means to come back.
+    Restarting,
 }
 
 pub(crate) struct Session {
@@ -85,8 +85,7 @@ pub(crate) async fn submit(inner: &Inner, reports: Vec<Report>) -> Option<onesho
 
 impl Session {
     fn silence(&self) -> Duration {
-        let store = self.inner.store();
-        store.cluster().map_or(Duration::from_secs(1), |cluster| cluster.spec.heartbeat_period).mul_f64(MISSED)
+        self.inner.heartbeat_period().mul_f64(MISSED)
     }
 
     pub(crate) async fn run(mut self, inbound: Streaming<AgentMessage>) {
@@ -136,7 +135,9 @@ impl Session {
                     };
                     match received {
                         None | Some(FromAgent::Heartbeat(_)) => {}
-                        Some(FromAgent::Goodbye(_)) => return End::Goodbye,
+                        Some(FromAgent::Goodbye(goodbye)) => {
+                            return if goodbye.restarting { End::Restarting } else { End::Goodbye };
+                        }
                         Some(FromAgent::Resend(_)) => self.resend().await,
                         Some(FromAgent::Hello(hello)) => match decode_description(&hello.description) {
                             Err(status) => return End::Closed(status),
@@ -201,12 +202,32 @@ impl Session {
         Ok((batch.number, reports))
     }
 
+    /// Writes down how the node's last session ended, where that says more than its absence.
+    async fn report_end(&self, end: &End) {
+        let (id, session_manager) = (self.node, self.inner.raft.id());
+        let report = match end {
+            End::Goodbye => {
+                let message = "the node left".to_owned();
+                Report::NodeGone { id, state: NodeState::Disconnected, message, session_manager }
+            }
+            End::Restarting => Report::NodeRestarting { id, session_manager },
+            End::Closed(_) | End::Gone(_) | End::Silent(_) => return,
+        };
+        if let Some(confirmed) = submit(&self.inner, vec![report]).await {
+            let _ = confirmed.await;
+        }
+    }
+
     async fn finish(self, end: End) {
         let ended = match &end {
             End::Closed(status) => Ended { at: Instant::now(), silent: false, message: status.message().to_owned() },
             End::Gone(message) => Ended { at: Instant::now(), silent: false, message: message.clone() },
             End::Silent(message) => Ended { at: Instant::now(), silent: true, message: message.clone() },
             End::Goodbye => Ended { at: Instant::now(), silent: false, message: "the node left".to_owned() },
+            End::Restarting => {
+                let message = "its daemon was stopped and did not come back".to_owned();
+                Ended { at: Instant::now(), silent: false, message }
+            }
         };
         tracing::info!(node = %self.node, session = self.handle.id, reason = ended.message, "session ended");
         let last = {
@@ -222,21 +243,13 @@ impl Session {
         if let Some(hub) = self.inner.dispatcher.hub.get() {
             let _ = hub.send(Command::Detach { node: self.node, session: self.handle.id }).await;
         }
-        if let (End::Goodbye, true) = (&end, last) {
-            let report = Report::NodeGone {
-                id: self.node,
-                state: NodeState::Disconnected,
-                message: "the node left".to_owned(),
-                session_manager: self.inner.raft.id(),
-            };
-            if let Some(confirmed) = submit(&self.inner, vec![report]).await {
-                let _ = confirmed.await;
-            }
+        if last {
+            self.report_end(&end).await;
         }
         let status = match end {
             End::Closed(status) => Some(status),
             End::Silent(message) => Some(Status::deadline_exceeded(message)),
-            End::Gone(_) | End::Goodbye => None,
+            End::Gone(_) | End::Goodbye | End::Restarting => None,
         };
         if let Some(status) = status {
             let _ = tokio::time::timeout(Duration::from_secs(1), self.handle.outbound.send(Err(status))).await;

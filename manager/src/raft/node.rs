@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError};
 use openraft::{Config, ConfigError, ReadPolicy, ServerState, SnapshotPolicy};
@@ -110,9 +111,22 @@ pub struct View {
 }
 
 impl View {
-    /// Is a change of members not committed yet, or only half done?
+    /// Is a change of members not committed yet?
     pub fn is_changing(&self) -> bool {
-        self.membership.log_id() != self.committed.log_id() || self.membership.membership().get_joint_config().len() > 1
+        self.membership.log_id() != self.committed.log_id()
+    }
+
+    /// Is the last change of members committed, but only half done: do both the old and the new members decide? Whoever
+    /// began it may be gone, and anybody who leads can complete it.
+    pub fn is_joint(&self) -> bool {
+        !self.is_changing() && self.committed.membership().get_joint_config().len() > 1
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (self.term, self.leader, self.leads, self.follows) == (other.term, other.leader, other.leads, other.follows)
+            && self.membership.log_id() == other.membership.log_id()
+            && self.committed.log_id() == other.committed.log_id()
+            && self.failure == other.failure
     }
 
     /// Has it a vote, for certain and without a change under way?
@@ -180,6 +194,8 @@ pub struct RaftNode {
     view: watch::Sender<View>,
     /// When a leader was heard of last.
     heard: Mutex<Instant>,
+    /// When it was last certain that a majority follows a leader that this manager hears of, or is.
+    contact: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for RaftNode {
@@ -198,6 +214,7 @@ impl RaftNode {
             running: ArcSwapOption::empty(),
             view: watch::Sender::new(view),
             heard: Mutex::new(Instant::now()),
+            contact: Mutex::default(),
         }
     }
 
@@ -254,7 +271,33 @@ impl RaftNode {
 
     /// A leader's message was accepted: it lives.
     pub(crate) fn heard_of_leader(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let now = Instant::now();
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// When this manager was last in contact with a leader that has a majority, itself included; `None` when it never
+    /// was since it started. To be asked often while it leads: what the majority confirmed is only noted here.
+    pub(crate) fn contact(&self) -> Option<Instant> {
+        let confirmed = self.majority_confirmed();
+        let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        *contact = (*contact).max(confirmed);
+        *contact
+    }
+
+    /// When a majority last confirmed that this manager leads.
+    fn majority_confirmed(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let view = self.view.borrow();
+        if !view.leads {
+            return None;
+        }
+        if view.membership.membership().voter_ids().all(|id| id == self.options.id) {
+            return Some(now);
+        }
+        let raft = self.raft().ok()?;
+        let acknowledged = raft.metrics().borrow_watched().last_quorum_acked.as_ref()?.elapsed();
+        now.checked_sub(acknowledged)
     }
 
     /// When it is this follower's turn to stand for election; `None` when it is not one to stand.
@@ -441,14 +484,22 @@ impl RaftNode {
         loop {
             {
                 let now = server.borrow_watched();
-                self.view.send_modify(|view| {
-                    view.term = now.vote.leader_id.term;
-                    view.leader = now.current_leader;
-                    view.leads = now.state == ServerState::Leader;
-                    view.follows = now.state == ServerState::Follower;
-                    view.membership = Arc::clone(&now.membership_config);
-                    view.committed = Arc::clone(&now.committed_membership_config);
-                    view.failure = None;
+                let seen = View {
+                    term: now.vote.leader_id.term,
+                    leader: now.current_leader,
+                    leads: now.state == ServerState::Leader,
+                    follows: now.state == ServerState::Follower,
+                    membership: Arc::clone(&now.membership_config),
+                    committed: Arc::clone(&now.committed_membership_config),
+                    failure: None,
+                };
+                // The metrics change with every entry; who follows the view wants to hear of the group only.
+                self.view.send_if_modified(|view| {
+                    let changed = !view.is_same(&seen);
+                    if changed {
+                        *view = seen;
+                    }
+                    changed
                 });
             }
             tokio::select! {
@@ -481,7 +532,10 @@ fn explain(reason: String) -> String {
     reason
 }
 
-/// Takes a snapshot when enough entries came since the last one, then drops entries that no one should need.
+/// Bytes of entries after which a snapshot is taken however few they are, if that is not less than a snapshot takes.
+const SNAPSHOT_BYTES: u64 = 64 << 20;
+
+/// Takes a snapshot when enough entries came since the last one, or large ones, then drops entries that no one should need.
 async fn compact(running: &Running, cell: &StateCell) {
     let raft = &*running.raft;
     let spec = cell.load().store.cluster().map_or_else(RaftSpec::default, |cluster| cluster.spec.raft.clone());
@@ -492,7 +546,8 @@ async fn compact(running: &Running, cell: &StateCell) {
         let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
         (index(&now.last_applied), index(&now.snapshot), index(&now.purged))
     };
-    if applied.saturating_sub(snapshot) >= spec.snapshot_interval.max(1) {
+    let many = applied.saturating_sub(snapshot) >= spec.snapshot_interval.max(1);
+    if many || cell.unsaved_bytes() >= running.folder.newest_bytes().max(SNAPSHOT_BYTES) {
         let _ = raft.trigger().snapshot().await;
     }
     let keep_from = snapshot.saturating_sub(spec.log_entries_for_slow_followers);

@@ -361,6 +361,15 @@ impl SnapshotFolder {
         self.publish(&temporary, meta)
     }
 
+    /// Size of the newest snapshot; 0 when there is none.
+    pub(crate) fn newest_bytes(&self) -> u64 {
+        let newest = std::fs::read_dir(&self.directory).into_iter().flatten().filter_map(Result::ok);
+        newest
+            .max_by_key(std::fs::DirEntry::file_name)
+            .and_then(|file| file.metadata().ok())
+            .map_or(0, |file| file.len())
+    }
+
     fn publish(&self, temporary: &Path, meta: &SnapshotMeta) -> io::Result<SnapshotFile> {
         let path = self.directory.join(Self::name(meta));
         std::fs::rename(temporary, &path)?;

@@ -1,6 +1,7 @@
 //! What the manager knows: the store as of some entry, shared with everything that reads it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use imbl::{OrdMap, Vector};
@@ -95,11 +96,17 @@ impl State {
 pub struct StateCell {
     current: ArcSwap<State>,
     index: watch::Sender<u64>,
+    /// Bytes of the entries that were applied and that no snapshot covers.
+    unsaved_bytes: AtomicU64,
 }
 
 impl Default for StateCell {
     fn default() -> Self {
-        Self { current: ArcSwap::from_pointee(State::default()), index: watch::Sender::new(0) }
+        Self {
+            current: ArcSwap::from_pointee(State::default()),
+            index: watch::Sender::new(0),
+            unsaved_bytes: AtomicU64::new(0),
+        }
     }
 }
 
@@ -117,6 +124,22 @@ impl StateCell {
     /// Changes whenever the state does; the value is the index of the last entry.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.index.subscribe()
+    }
+
+    /// Bytes of the entries that were applied and that no snapshot covers.
+    pub(crate) fn unsaved_bytes(&self) -> u64 {
+        self.unsaved_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_unsaved(&self, bytes: u64) {
+        self.unsaved_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A snapshot covers these bytes.
+    pub(crate) fn saved(&self, bytes: u64) {
+        let _ = self
+            .unsaved_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |unsaved| Some(unsaved.saturating_sub(bytes)));
     }
 
     pub(crate) fn publish(&self, state: &State) {

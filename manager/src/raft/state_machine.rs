@@ -82,6 +82,9 @@ pub struct SnapshotBuilder {
     state: State,
     folder: SnapshotFolder,
     snapshot: CurrentSnapshot,
+    cell: Arc<StateCell>,
+    /// Bytes of the entries that it will be the first snapshot of.
+    bytes: u64,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -98,6 +101,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         .await
         .map_err(io::Error::other)??;
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta.clone(), file.clone()));
+        self.cell.saved(self.bytes);
         Ok(Snapshot { meta, snapshot: file })
     }
 }
@@ -125,6 +129,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     Outcome::Nothing
                 }
                 EntryPayload::Normal(batch) => {
+                    self.cell.add_unsaved(batch.encoded_len() as u64);
                     self.state.apply(log_id.committed_leader_id().term, log_id.index, batch.body())
                 }
             };
@@ -141,7 +146,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { state: self.state.clone(), folder: self.folder.clone(), snapshot: Arc::clone(&self.snapshot) }
+        SnapshotBuilder {
+            state: self.state.clone(),
+            folder: self.folder.clone(),
+            snapshot: Arc::clone(&self.snapshot),
+            cell: Arc::clone(&self.cell),
+            bytes: self.cell.unsaved_bytes(),
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
@@ -157,6 +168,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         state.membership = meta.last_membership.clone();
         self.state = state;
         self.cell.publish(&self.state);
+        self.cell.saved(u64::MAX);
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta, file));
         Ok(())
     }

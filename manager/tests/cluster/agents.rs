@@ -151,7 +151,7 @@ async fn a_goodbye_is_not_a_failure() {
     let identity = cluster.worker().await;
     let agent = Agent::connect(&identity, &cluster.addrs()[0]).await.unwrap();
     cluster.wait_node(identity.node_id(), NodeState::Ready).await;
-    agent.send(ToManager::Goodbye(Goodbye {})).await;
+    agent.send(ToManager::Goodbye(Goodbye { restarting: false })).await;
     eventually("it left", async || {
         let node = cluster.node(identity.node_id()).await?;
         matches!(node.status.state, NodeState::Disconnected | NodeState::Down).then_some(())
@@ -224,5 +224,75 @@ async fn logs_are_relayed_from_other_managers_and_partial_results_say_why() {
     }
     assert_eq!(lines, [&b"hello"[..]]);
     assert_eq!(errors.len(), 1, "{errors:?}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_announced_its_restart_has_time_to_return() {
+    let cluster = Cluster::new(1).await;
+    let identity = cluster.worker().await;
+    let addr = cluster.addrs()[0].clone();
+    let agent = Agent::connect(&identity, &addr).await.unwrap();
+    let since = cluster.wait_node(identity.node_id(), NodeState::Ready).await.status.since;
+    agent.send(ToManager::Goodbye(Goodbye { restarting: true })).await;
+    agent.wait("the end of the stream", |s| s.closed.clone()).await;
+    drop(agent);
+    // Three times as long as a node has that was cut off.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let status = cluster.node(identity.node_id()).await.unwrap().status.clone();
+    assert_eq!((status.state, status.restarting), (NodeState::Ready, true));
+    let _agent = Agent::connect(&identity, &addr).await.unwrap();
+    eventually("it is back", async || {
+        let status = cluster.node(identity.node_id()).await?.status.clone();
+        (!status.restarting).then_some(status)
+    })
+    .await;
+    assert_eq!(cluster.node(identity.node_id()).await.unwrap().status.since, since, "it never went down");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_have_time_to_return_to_a_manager_that_was_started_again() {
+    let mut cluster = Cluster::new(1).await;
+    let identity = cluster.worker().await;
+    let addr = cluster.addrs()[0].clone();
+    let agent = Agent::connect(&identity, &addr).await.unwrap();
+    let since = cluster.wait_node(identity.node_id(), NodeState::Ready).await.status.since;
+    cluster.members[0].kill().await;
+    drop(agent);
+    cluster.members[0].start().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let node = cluster.node(identity.node_id()).await.unwrap();
+    assert_eq!((node.status.state, node.status.since), (NodeState::Ready, since));
+    let _agent = Agent::connect(&identity, &addr).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_without_a_leader_holds_no_sessions_and_judges_nobody() {
+    let mut cluster = Cluster::new(3).await;
+    let identity = cluster.worker().await;
+    let left = cluster.follower().await;
+    let addr = cluster.members[left].options.advertise_addr.to_string();
+    let agent = Agent::connect(&identity, &addr).await.unwrap();
+    let since = cluster.wait_node(identity.node_id(), NodeState::Ready).await.status.since;
+    for index in (0..3).filter(|index| *index != left) {
+        cluster.members[index].kill().await;
+    }
+    let status = agent.wait("sent elsewhere", |s| s.closed.clone()).await;
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    drop(agent);
+    let refused = Agent::connect(&identity, &addr).await.err().expect("refused");
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for index in (0..3).filter(|index| *index != left) {
+        cluster.members[index].start().await;
+    }
+    let handle = cluster.members[left].handle();
+    eventually("there is a leader again", async || handle.read().await.ok().map(|_| ())).await;
+    let _agent = eventually("a new session", async || Agent::connect(&identity, &addr).await.ok()).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let status = cluster.node(identity.node_id()).await.unwrap().status.clone();
+    assert_eq!((status.state, status.since), (NodeState::Ready, since), "it never went down");
     cluster.shutdown().await;
 }

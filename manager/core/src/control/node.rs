@@ -41,7 +41,12 @@ pub(super) fn update(
 fn check_demotion(store: &Store, node: &Node, context: Context<'_>) -> Result<(), Failure> {
     let others: Vec<NodeId> = store
         .nodes()
-        .filter(|other| other.id != node.id && other.spec.role == NodeRole::Manager && other.manager.is_some())
+        .filter(|other| {
+            other.id != node.id
+                && other.spec.role == NodeRole::Manager
+                && other.manager.is_some()
+                && context.voters.contains(&other.id)
+        })
         .map(|other| other.id)
         .collect();
     if others.is_empty() {

@@ -34,6 +34,7 @@ fn change(store: &Store, report: &Report, now: Timestamp) -> Option<Change> {
                 addr: addr.or(old.addr),
                 session_manager: Some(*session_manager),
                 since,
+                restarting: false,
             };
             let description = Some((**description).clone());
             let patch = NodePatch { status: Some(status), description, ..NodePatch::default() };
@@ -45,9 +46,25 @@ fn change(store: &Store, report: &Report, now: Timestamp) -> Option<Change> {
                 return None;
             }
             let since = if old.state == *state { old.since } else { now };
-            let status =
-                NodeStatus { state: *state, message: message.clone(), addr: old.addr, session_manager: None, since };
+            let status = NodeStatus {
+                state: *state,
+                message: message.clone(),
+                addr: old.addr,
+                session_manager: None,
+                since,
+                restarting: false,
+            };
             // Checked when it is applied: a newer session may be held by another manager by then.
+            let if_session_manager = Some(*session_manager);
+            let patch = NodePatch { if_session_manager, status: Some(status), ..NodePatch::default() };
+            Some(Change::Node { id: *id, patch: Box::new(patch), expect: Expect::Any })
+        }
+        Report::NodeRestarting { id, session_manager } => {
+            let old = &store.node(*id)?.status;
+            if old.state != NodeState::Ready {
+                return None;
+            }
+            let status = NodeStatus { restarting: true, ..old.clone() };
             let if_session_manager = Some(*session_manager);
             let patch = NodePatch { if_session_manager, status: Some(status), ..NodePatch::default() };
             Some(Change::Node { id: *id, patch: Box::new(patch), expect: Expect::Any })

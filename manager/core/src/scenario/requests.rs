@@ -271,9 +271,10 @@ fn cluster_settings() {
     let version = cluster.meta.version;
     let failure = world.request(update(version + 1, |_| {}, false)).expect_err("stale");
     assert_eq!(failure.kind, ErrorKind::StaleVersion);
-    world.request(update(version, |spec| spec.auto_lock_managers = true, true)).expect("updated");
+    let failure = world.request(update(version, |spec| spec.auto_lock_managers = true, true)).expect_err("not offered");
+    assert_eq!(failure.kind, ErrorKind::NotImplemented, "what is not enforced is not accepted");
+    world.request(update(version, |_| {}, true)).expect("updated");
     let now = world.store.cluster().expect("a cluster").clone();
-    assert!(now.unlock_key.starts_with("SWMKEY-1-"));
     assert_ne!(now.root_ca.worker_token, cluster.root_ca.worker_token);
     assert_eq!(now.root_ca.manager_token, cluster.root_ca.manager_token);
     world.request(update(now.meta.version, |_| {}, false)).expect("updated");
