@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::inner::{Health, Inner};
 use crate::log_relay::ServiceLogs;
+use crate::manager::JOIN;
 use crate::peers::Lane;
 use crate::watch::Watch;
 
@@ -154,6 +155,24 @@ impl ManagerHandle {
     /// Number of agents that have their session here.
     pub fn session_count(&self) -> usize {
         self.inner.dispatcher.session_count()
+    }
+
+    /// Waits until this manager, which joined, has its vote.
+    ///
+    /// # Errors
+    /// When that takes too long; it goes on nevertheless.
+    pub async fn wait_voting(&self) -> Result<(), Failure> {
+        let id = self.inner.raft.id();
+        let mut views = self.inner.raft.views();
+        match tokio::time::timeout(JOIN, views.wait_for(|view| view.is_settled_voter(id))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Failure::unavailable("this manager was stopped")),
+            Err(_) => Err(Failure::unavailable(format!(
+                "the cluster did not give this manager a vote within {} s: can the other managers reach {}?",
+                JOIN.as_secs(),
+                self.inner.options.advertise_addr
+            ))),
+        }
     }
 
     /// Leaves the consensus group for good. The caller then shuts the manager down and erases its files.

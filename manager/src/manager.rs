@@ -7,7 +7,7 @@ use std::time::Duration;
 use shoal_kit::backoff::Backoff;
 use shoal_kit::tls::{self, DialOptions, Listener, ListenerOptions};
 use shoal_manager_core::change::Change;
-use shoal_manager_core::control::initial_networks;
+use shoal_manager_core::control::{initial_networks, refuse_autolock};
 use shoal_proto::error::{Failure, chain};
 use shoal_proto::object::{Cluster, ManagerMember, Node, RootCa};
 use shoal_proto::spec::{AddressPools, Availability, ClusterSpec, NodeRole, NodeSpec};
@@ -32,8 +32,8 @@ use crate::raft::node::{RaftNode, RaftOptions};
 use crate::raft::types::{BatchBody, Outcome, RaftMember};
 use crate::seal::Keyring;
 
-/// How long a manager that joins may take to become a voting member.
-const JOIN: Duration = Duration::from_secs(30);
+/// How long a manager that joins may take to be taken in, and then to get its vote.
+pub(crate) const JOIN: Duration = Duration::from_secs(30);
 
 /// What a new cluster begins with.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +66,7 @@ impl Manager {
     /// # Errors
     /// When the node is a manager already, the port cannot be bound, or the disk fails.
     pub async fn bootstrap(options: ManagerOptions, spec: BootstrapSpec) -> Result<Self, Failure> {
+        refuse_autolock(&spec.cluster)?;
         let raft_id = (options.entropy.next_u64() >> 1).max(1);
         let manager = Self::launch(options, raft_id, true).await?;
         let inner = Arc::clone(&manager.handle.inner);
@@ -120,8 +121,9 @@ impl Manager {
         matches!(MemberFile::load(&options.raft_dir()), Ok(Some(_)))
     }
 
-    /// Makes this node, which has a manager's certificate, a member of its cluster's consensus group, and waits until
-    /// it has a vote.
+    /// Makes this node, which has a manager's certificate, a member of its cluster's consensus group. It gets its vote
+    /// in the background, when it has caught up: see [`ManagerHandle::wait_voting`]. From here on the others may count on
+    /// its files: whoever erases them makes it leave first.
     ///
     /// # Errors
     /// When no manager takes it in: the reasons of all that were asked.
@@ -130,23 +132,10 @@ impl Manager {
         remove_raft_files(&options)?;
         let answer = ask_to_join(&options, remotes).await?;
         let manager = Self::launch(options, answer.raft_id, true).await?;
-        let inner = Arc::clone(&manager.handle.inner);
-        let voting = async {
-            inner.raft.wait_running().await?;
-            let id = inner.raft.id();
-            let mut views = inner.raft.views();
-            match tokio::time::timeout(JOIN, views.wait_for(|view| view.is_settled_voter(id))).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(_)) => Err(Failure::unavailable("this manager was stopped")),
-                Err(_) => Err(Failure::unavailable(format!(
-                    "the cluster did not give this manager a vote within {} s: can the other managers reach {}?",
-                    JOIN.as_secs(),
-                    inner.options.advertise_addr
-                ))),
-            }
-        };
-        match voting.await {
-            Ok(()) => Ok(manager),
+        let running = manager.handle.inner.raft.wait_running().await;
+        match running {
+            Ok(_) => Ok(manager),
+            // Never run, it never answered, so that it cannot have got a vote.
             Err(failure) => {
                 manager.shutdown().await;
                 Err(failure)

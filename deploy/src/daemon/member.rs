@@ -69,7 +69,7 @@ impl Member {
         Ok(Self::start(options, identity, file, Some(manager)))
     }
 
-    /// A node whose certificate was just issued.
+    /// A node whose certificate was just issued. [`Member::wait_joined`] tells when it is a full member.
     pub(crate) async fn joined(
         options: MemberOptions,
         identity: Arc<NodeIdentity>,
@@ -82,9 +82,7 @@ impl Member {
             }
             NodeRole::Worker => None,
         };
-        let member = Self::start(options, identity, file, manager);
-        member.wait_for_session().await?;
-        Ok(member)
+        Ok(Self::start(options, identity, file, manager))
     }
 
     /// A member that was one before this process.
@@ -145,15 +143,19 @@ impl Member {
         Self { core, agent: handle, tracker }
     }
 
-    /// A join is done when a manager has accepted the node's session.
-    async fn wait_for_session(&self) -> Result<(), Failure> {
+    /// A join is done when a manager has its vote, and when a manager has accepted the node's session. Until then, and
+    /// after a failure, the node goes on trying: what it became must not be erased, because the other managers may
+    /// count its vote by now.
+    pub(crate) async fn wait_joined(&self) -> Result<(), Failure> {
+        if let Some(manager) = self.manager() {
+            manager.wait_voting().await?;
+        }
         let mut session = self.agent.session();
         let connected = async { session.wait_for(|info| info.connected).await.is_ok() };
         match tokio::time::timeout(Duration::from_secs(20), connected).await {
             Ok(true) => Ok(()),
             _ => {
                 let reason = self.session().error;
-                self.stop().await;
                 Err(Failure::unavailable(format!(
                     "the node was admitted, but no manager accepted its session within 20 s: {reason}"
                 )))
@@ -265,7 +267,10 @@ impl Core {
             (NodeRole::Manager, None) => {
                 let file = self.file();
                 let options = manager_options(&self.options, Arc::clone(&self.identity), &file);
-                let manager = Manager::join(options, file.managers.clone()).await?;
+                let manager = tokio::select! {
+                    () = self.stop.cancelled() => return Ok(()),
+                    manager = Manager::join(options, file.managers.clone()) => manager?,
+                };
                 tracing::info!("this node is a manager now");
                 self.set_manager(Some(manager));
             }

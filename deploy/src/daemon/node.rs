@@ -257,7 +257,15 @@ impl Node {
         let issued = ca_client::join(&asked, &self.shared.options.clock).await.map_err(|error| ca_failure(&error))?;
         self.set(Membership::Pending);
         let started = self.start_joined(issued, file).await;
-        self.settle(started).await.map(drop)
+        let member = self.settle(started).await?;
+        member.wait_joined().await.map_err(|failure| {
+            let message = format!(
+                "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. \
+                 Use the \"docker info\" command to see the current swarm status of your node. ({})",
+                failure.message
+            );
+            Failure::new(failure.kind, message)
+        })
     }
 
     async fn start_joined(&self, issued: ca_client::Issued, mut file: NodeFile) -> Result<Member, Failure> {
@@ -271,7 +279,7 @@ impl Node {
         Member::joined(self.member_options(), Arc::new(identity), file).await
     }
 
-    /// A new member is one when all of it runs; otherwise nothing of it stays.
+    /// A new member is one when all of its parts were started; otherwise nothing of it stays.
     async fn settle(&self, started: Result<Member, Failure>) -> Result<Arc<Member>, Failure> {
         match started {
             Ok(member) => {

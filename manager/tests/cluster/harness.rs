@@ -178,6 +178,7 @@ impl Cluster {
         let identity = Arc::new(NodeIdentity::create(&directory, clock(), issued.material).unwrap());
         let options = options(&root, identity);
         let manager = Manager::join(options.clone(), self.addrs()).await.expect("join");
+        manager.handle().wait_voting().await.expect("a vote");
         self.members.push(Member { root, options, manager: Some(manager) });
         self.members.len() - 1
     }

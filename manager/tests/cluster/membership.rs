@@ -67,6 +67,7 @@ async fn a_worker_is_promoted_and_demoted_again() {
     assert_eq!(role, NodeRole::Manager);
     let options = options(&root, Arc::clone(&identity));
     let manager = Manager::join(options.clone(), cluster.addrs()).await.unwrap();
+    manager.handle().wait_voting().await.unwrap();
     cluster.members.push(Member { root, options, manager: Some(manager) });
     write(&cluster.members[1].handle(), "by-the-promoted").await.unwrap();
     eventually("recorded", async || cluster.node(id).await.and_then(|node| node.manager.clone())).await;
@@ -141,6 +142,7 @@ async fn a_manager_that_lost_its_disk_joins_again_as_a_new_member() {
     Manager::erase(&cluster.members[lost].options).unwrap();
     let options = cluster.members[lost].options.clone();
     let manager = Manager::join(options, cluster.addrs()).await.unwrap();
+    manager.handle().wait_voting().await.unwrap();
     assert_ne!(manager.handle().raft_id(), old_id, "a raft id is never used twice");
     cluster.members[lost].manager = Some(manager);
     assert_eq!(cluster.any().members().await.len(), 3);
@@ -165,5 +167,32 @@ async fn a_removed_workers_session_is_closed_with_the_reason() {
     assert!(again.message().contains("removed"), "{again}");
     let renewal = ca_client::renew(&identity, &cluster.addrs(), Duration::from_secs(5)).await.unwrap_err();
     assert!(matches!(renewal, ca_client::CaError::NodeRemoved), "{renewal}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_was_removed_is_not_listened_to() {
+    use shoal_kit::tls::{self, DialOptions};
+    use shoal_proto::wire::RaftMessage;
+    use shoal_proto::wire::manager_peer_client::ManagerPeerClient;
+
+    let mut cluster = Cluster::new(3).await;
+    let gone = cluster.follower().await;
+    let identity = Arc::clone(&cluster.members[gone].options.identity);
+    let id = identity.node_id();
+    let listener = cluster.members[cluster.leader().await].handle();
+    let addr = cluster.members[cluster.leader().await].options.advertise_addr.to_string();
+    let channel = tls::connect(&identity, &addr, DialOptions::default()).await.unwrap();
+    let mut client = ManagerPeerClient::new(channel);
+    // Not a vote at all: only who may send one is of interest here.
+    let message = RaftMessage { to: listener.raft_id(), body: b"?".to_vec().into() };
+    let before = client.vote(message.clone()).await.unwrap_err();
+    assert_eq!(before.code(), tonic::Code::InvalidArgument, "{before}");
+    set_role(&cluster, id, NodeRole::Worker).await.unwrap();
+    eventually("out of the group", async || (listener.members().await.len() == 2).then_some(())).await;
+    let after = client.vote(message).await.unwrap_err();
+    assert_eq!(after.code(), tonic::Code::PermissionDenied, "{after}");
+    cluster.members[gone].kill().await;
+    write(&listener, "goes-on").await.unwrap();
     cluster.shutdown().await;
 }
