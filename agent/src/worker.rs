@@ -20,6 +20,9 @@ use crate::networks::{self, Applied, Need};
 use crate::reporter::Reporter;
 use crate::task::{self, Shared, Wanted};
 
+/// How long the end of the agent waits for its tasks.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// The node's side of the assignment set.
 pub(crate) struct Worker<E: Executor> {
     executor: Arc<E>,
@@ -134,12 +137,18 @@ impl<E: Executor> Worker<E> {
         });
     }
 
-    /// Waits for the actors to end after shutdown was asked for.
+    /// Waits for the actors to end after shutdown was asked for. One that is busy for longer, with a large image or a
+    /// container that does not stop, is left behind: the next agent looks at what is there and goes on.
     pub(crate) async fn drain(self) {
         self.tracker.close();
         drop(self.actors);
         drop(self.networks);
-        self.tracker.wait().await;
+        if tokio::time::timeout(DRAIN, self.tracker.wait()).await.is_err() {
+            tracing::warn!(
+                tasks = self.tracker.len(),
+                "some tasks are in the middle of something; not waiting for them"
+            );
+        }
     }
 }
 

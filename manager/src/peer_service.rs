@@ -61,16 +61,16 @@ impl PeerService {
     }
 
     /// Checks that the caller is a manager as far as is known here. A manager that was removed or demoted keeps its
-    /// certificate until that expires, but is not listened to any more. Who is not known here may be a manager that
-    /// joined while this one was away: it is believed only by one that hears of no leader, to which a candidate or a
-    /// leader that nobody else knows could not do harm by deposing one.
+    /// certificate until that expires, but is not listened to any more. Who is not known here may also be a manager that
+    /// joined while this one was away: it is believed by one that hears of no other leader.
     fn member_caller<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let inner = &self.0;
         let node = inner.manager_caller(request)?;
         let view = inner.raft.view();
         let is_member = view.membership.nodes().any(|(_, member)| member.node_id == node);
         let is_manager = || inner.store().node(node).is_some_and(|node| node.spec.role == NodeRole::Manager);
-        if is_member || is_manager() {
+        // One that catches up learns only on the way that the leader it follows is a member.
+        if is_member || is_manager() || inner.raft.followed() == Some(node) {
             return Ok(node);
         }
         let lease = inner.options.timing.election_max;
@@ -117,7 +117,7 @@ impl ManagerPeer for PeerService {
         let result = raft.append_entries(rpc).await.map_err(|error| Status::unavailable(chain(&error)))?;
         // Not of one that was refused because a newer term has begun.
         if !matches!(&result, AppendEntriesResponse::HigherVote(higher) if *higher != vote) {
-            self.0.raft.heard_of_leader();
+            self.0.raft.heard_of_leader(node);
         }
         Ok(answer(&result))
     }
@@ -163,7 +163,7 @@ impl ManagerPeer for PeerService {
         let folder = self.0.raft.snapshots().map_err(|failure| unavailable(&failure))?;
         let incoming = folder.receive(self.0.options.entropy.next_u64()).map_err(|error| disk(&error))?;
         let file = receive(&mut stream, incoming).await?;
-        self.0.raft.heard_of_leader();
+        self.0.raft.heard_of_leader(node);
         tracing::info!(index = meta.last_log_id.map_or(0, |id| id.index), "received a snapshot from the leader");
         let result = raft
             .install_full_snapshot(vote, Snapshot { meta, snapshot: file })

@@ -25,6 +25,7 @@ use openraft::{Config, ConfigError, ReadPolicy, ServerState, SnapshotPolicy};
 use shoal_kit::backoff::Backoff;
 use shoal_kit::entropy::Entropy;
 use shoal_proto::error::{Failure, chain};
+use shoal_proto::id::NodeId;
 use shoal_proto::spec::RaftSpec;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -196,6 +197,8 @@ pub struct RaftNode {
     heard: Mutex<Instant>,
     /// When it was last certain that a majority follows a leader that this manager hears of, or is.
     contact: Mutex<Option<Instant>>,
+    /// Node of the leader that was heard of last.
+    followed: Mutex<Option<NodeId>>,
 }
 
 impl std::fmt::Debug for RaftNode {
@@ -215,6 +218,7 @@ impl RaftNode {
             view: watch::Sender::new(view),
             heard: Mutex::new(Instant::now()),
             contact: Mutex::default(),
+            followed: Mutex::default(),
         }
     }
 
@@ -269,11 +273,17 @@ impl RaftNode {
         Failure::unavailable(format!("this manager cannot take part in the cluster now: {reason}"))
     }
 
-    /// A leader's message was accepted: it lives.
-    pub(crate) fn heard_of_leader(&self) {
+    /// A message of the leader on this node was accepted: it lives.
+    pub(crate) fn heard_of_leader(&self, node: NodeId) {
         let now = Instant::now();
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
         *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
+    }
+
+    /// Node of the leader that this manager heard of last.
+    pub(crate) fn followed(&self) -> Option<NodeId> {
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When this manager was last in contact with a leader that has a majority, itself included; `None` when it never

@@ -196,3 +196,31 @@ async fn a_manager_that_was_removed_is_not_listened_to() {
     write(&listener, "goes-on").await.unwrap();
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_was_away_follows_a_leader_it_never_knew() {
+    let mut cluster = Cluster::new(3).await;
+    let away = cluster.follower().await;
+    cluster.members[away].kill().await;
+    let new = cluster.add_manager().await;
+    let demoted = cluster.follower().await;
+    let demoted = if demoted == new {
+        (0..3).find(|i| *i != away && !cluster.members[*i].handle().is_leader()).unwrap()
+    } else {
+        demoted
+    };
+    set_role(&cluster, cluster.members[demoted].options.identity.node_id(), NodeRole::Worker).await.unwrap();
+    let handle = cluster.members[new].handle();
+    eventually("three members are left", async || (handle.members().await.len() == 3).then_some(())).await;
+    cluster.members[demoted].kill().await;
+    let leader = cluster.leader().await;
+    if leader != new {
+        cluster.members[leader].handle().step_down().await.unwrap();
+    }
+    eventually("the new one leads", async || handle.is_leader().then_some(())).await;
+    write(&handle, "news").await.unwrap();
+    cluster.members[away].start().await;
+    let back = cluster.members[away].handle();
+    assert!(crate::harness::has_secret(&back.read().await.unwrap(), "news"));
+    cluster.shutdown().await;
+}
