@@ -1,7 +1,6 @@
 //! What people use a cluster for.
 
 use anyhow::{Context, ensure};
-use shoal_tests::image;
 use shoal_tests::lab::{Lab, live};
 use shoal_tests::wait::until;
 

@@ -47,8 +47,9 @@ fn deploy_on(docker: Docker<'_>) -> anyhow::Result<[f64; 2]> {
             "10",
             "--update-delay",
             "0s",
+            // Not zero: zero asks for the default, five seconds, on both sides.
             "--update-monitor",
-            "0s",
+            "1ns",
             image::NAME,
             "sleep",
             "100000",
