@@ -3,6 +3,7 @@
 mod api;
 mod engine;
 mod hostile;
+mod parity;
 mod refuse;
 mod repair;
 mod service;

@@ -98,6 +98,8 @@ pub(crate) fn inspect_known(record: &NetworkRecord) -> NetworkInspect {
     NetworkInspect {
         name: record.name.clone(),
         id: record.id.to_string(),
+        // Not known here; Go's clients want an instant, and show this one as none.
+        created: "0001-01-01T00:00:00Z".to_owned(),
         scope: "swarm".to_owned(),
         driver: record.driver.clone(),
         enable_ipv4: true,
