@@ -57,7 +57,71 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::ClientConfig;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
     use super::*;
+
+    /// An authority, and its certificate.
+    fn authority() -> (Issuer<'static, KeyPair>, String) {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).expect("certificate").pem();
+        (Issuer::new(params, key), pem)
+    }
+
+    /// A certificate of the authority, and its key.
+    fn issue(authority: &Issuer<'static, KeyPair>) -> (String, String) {
+        let key = KeyPair::generate().expect("key");
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+        (params.signed_by(&key, authority).expect("certificate").pem(), key.serialize_pem())
+    }
+
+    /// Does the server let in a client that shows this?
+    async fn is_let_in(server: Arc<ServerConfig>, trusted: &str, shown: Option<(String, String)>) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(trusted.as_bytes()).expect("certificate")).expect("root");
+        let builder = ClientConfig::builder_with_provider(shoal_kit::tls::provider())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots);
+        let client = match shown {
+            Some((certificate, key)) => {
+                let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("certificate");
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("key");
+                builder.with_client_auth_cert(vec![certificate], key).expect("client")
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let name = "localhost".try_into().expect("name");
+        let connecting = TlsConnector::from(Arc::new(client));
+        let (accepted, _) = tokio::join!(TlsAcceptor::from(server).accept(far), connecting.connect(name, near));
+        accepted.is_ok()
+    }
+
+    #[tokio::test]
+    async fn only_clients_of_the_authority_are_let_in() {
+        let folder = tempfile::tempdir().expect("folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("write");
+            path
+        };
+        let ((ours, pem), (theirs, _)) = (authority(), authority());
+        let (certificate, key) = issue(&ours);
+        let files = TlsFiles {
+            authority: write("ca.pem", &pem),
+            certificate: write("cert.pem", &certificate),
+            key: write("key.pem", &key),
+        };
+        let server = files.server_config().expect("configuration");
+        assert!(is_let_in(Arc::clone(&server), &pem, Some(issue(&ours))).await);
+        assert!(!is_let_in(Arc::clone(&server), &pem, None).await);
+        assert!(!is_let_in(server, &pem, Some(issue(&theirs))).await);
+    }
 
     #[test]
     fn a_file_that_is_missing_or_holds_no_certificate_is_named() {

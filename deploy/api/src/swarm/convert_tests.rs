@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 use shoal_proto::id::{ConfigId, NetworkId, SecretId};
 use shoal_proto::spec::{
@@ -12,6 +13,7 @@ use shoal_proto::spec::{
 use super::convert::{self, Resolve};
 use super::model;
 use crate::error::ApiError;
+use crate::fold::Folded;
 use crate::request::strip_nulls;
 
 struct Known;
@@ -31,7 +33,7 @@ impl Resolve for Known {
 fn parse(text: &str) -> model::ServiceSpec {
     let mut value: Value = serde_json::from_str(text).expect("fixture");
     strip_nulls(&mut value);
-    serde_json::from_value(value).expect("service spec")
+    model::ServiceSpec::deserialize(Folded(value)).expect("service spec")
 }
 
 fn convert(text: &str) -> Result<ServiceSpec, ApiError> {
@@ -168,7 +170,8 @@ fn both_clis_begin_a_cluster_with_the_defaults() {
     for text in [include_str!("fixtures/swarm_init_28.json"), include_str!("fixtures/swarm_init_20.json")] {
         let mut value: Value = serde_json::from_str(text).expect("fixture");
         strip_nulls(&mut value);
-        let request = convert::init_request(serde_json::from_value(value).expect("body")).expect("request");
+        let request =
+            convert::init_request(model::InitBody::deserialize(Folded(value)).expect("body")).expect("request");
         assert_eq!(request.spec, ClusterSpec::default());
         assert_eq!(request.pools, shoal_proto::spec::AddressPools::default());
         assert_eq!(request.listen_addr, "0.0.0.0:2377");
