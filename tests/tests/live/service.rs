@@ -181,6 +181,8 @@ fn drain_promote_demote_and_global() -> anyhow::Result<()> {
         ensure!(status.matches("Reachable").count() == 2 && status.contains("Leader"), "{status}");
         Ok(())
     })?;
+    // The others see it before its own API does.
+    until(10, "w1 answers as a manager", || lab.ok("w1", "node ls -q").map(drop))?;
     lab.ok("w1", "node demote w1")?;
     until(30, "w1 is a worker again", || {
         let refused = lab.docker("w1", &["node", "ls"])?.refused()?;
