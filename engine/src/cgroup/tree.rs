@@ -219,14 +219,13 @@ impl Cgroup {
     /// With what the first hierarchy said that did not let it go; the others were tried.
     pub fn remove(&self) -> io::Result<()> {
         let mut failure = None;
+        // For all of them together: the same processes are in each.
+        let mut attempt = 0;
         for directory in self.directories() {
             let mut result = remove_tree(&directory);
-            for attempt in 0..TRIES {
-                let busy = matches!(&result, Err(error) if error.raw_os_error() == Some(EBUSY));
-                if !busy {
-                    break;
-                }
+            while attempt < TRIES && matches!(&result, Err(error) if error.raw_os_error() == Some(EBUSY)) {
                 pause(attempt);
+                attempt += 1;
                 result = remove_tree(&directory);
             }
             failure = failure.or(result.err());

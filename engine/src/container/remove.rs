@@ -76,12 +76,7 @@ pub(crate) async fn finish(
     streams::drop_waiting(container);
     let removed = {
         let (inner, container) = (Arc::clone(inner), Arc::clone(container));
-        tokio::task::spawn_blocking(move || {
-            // From here on there is no way back: a daemon that finds this record goes on with the removal.
-            container.save();
-            remove_from_disk(&inner, &container, with_volumes)
-        })
-        .await
+        tokio::task::spawn_blocking(move || remove_from_disk(&inner, &container, with_volumes)).await
     };
     let removed = removed.map_err(|error| Failure::internal(&error)).and_then(|removed| removed);
     if let Err(failure) = removed {
@@ -99,21 +94,22 @@ pub(crate) async fn finish(
     Ok(())
 }
 
-/// The record goes before the rest of the folder: what has no record is removed when the engine opens.
+/// First of all it is written down that there is no way back. What has no record is removed when the engine opens, and what has
+/// one that says so, which is needed where volumes go along.
 #[tracing::instrument(level = "debug", skip_all)]
 fn remove_from_disk(inner: &Arc<Inner>, container: &Arc<Container>, with_volumes: bool) -> Result<(), Failure> {
-    inner.snapshots.remove(&container.id)?;
-    files::remove(&inner.files_folder(&container.id));
     let anonymous: Vec<_> = {
         let record = container.record();
         record.mounts.iter().filter(|mount| mount.anonymous && with_volumes).map(|mount| mount.volume.clone()).collect()
     };
-    let record_file = container.folder.join(super::record::RECORD_FILE);
-    if let Err(error) = std::fs::remove_file(&record_file)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(Failure::internal(&error));
+    if anonymous.is_empty() {
+        remove_record(container)?;
+    } else {
+        container.save();
     }
+    inner.snapshots.remove(&container.id)?;
+    files::remove(&inner.files_folder(&container.id));
+    remove_record(container)?;
     remove_folder(&container.folder);
     remove_folder(&inner.shim_folder(&container.id));
     // Otherwise the container itself counts as a user of its volumes.
@@ -124,6 +120,13 @@ fn remove_from_disk(inner: &Arc<Inner>, container: &Arc<Container>, with_volumes
         }
     }
     Ok(())
+}
+
+fn remove_record(container: &Container) -> Result<(), Failure> {
+    match std::fs::remove_file(container.folder.join(super::record::RECORD_FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::internal(&error)),
+        _ => Ok(()),
+    }
 }
 
 /// How often a folder is tried that somebody still writes to.
