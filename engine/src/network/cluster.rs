@@ -33,7 +33,7 @@ const AT_ONCE: usize = 4;
 pub(super) enum Scope<'a> {
     /// Everything, and the kernel is asked what it has.
     Kernel,
-    /// These networks and those that are missing, from what the kernel was last seen or brought to have.
+    /// These networks, and those that are not as they should be, from what the kernel was last seen or brought to have.
     Changed(&'a BTreeSet<NetworkId>),
 }
 
@@ -197,16 +197,22 @@ impl Core {
         };
         let Some(cluster) = cluster else { return Ok((BTreeMap::new(), in_use)) };
         let mtu = self.known_underlay_mtu(cluster.data_path_addr, scope)?;
-        let missing: BTreeSet<NetworkId> = {
-            let overlays = lock(&self.overlays);
-            cluster.networks.keys().filter(|id| !overlays.contains_key(*id)).copied().collect()
-        };
         let overlay = |network: &&ClusterNetwork| {
-            let id = network.record.id;
-            network.record.driver == "overlay" && network.record.vni != 0 && (scope.has(id) || missing.contains(&id))
+            network.record.driver == "overlay" && network.record.vni != 0 && scope.has(network.record.id)
         };
         let networks = cluster.networks.values().filter(overlay);
         Ok((networks.map(|network| (network.record.id, desired(&cluster, network, mtu))).collect(), in_use))
+    }
+
+    /// The networks that changed, those that are missing, and those that something went wrong with.
+    fn due(&self, changed: &BTreeSet<NetworkId>) -> BTreeSet<NetworkId> {
+        let cluster = lock(&self.state).cluster.clone();
+        let overlays = lock(&self.overlays);
+        let mut due = changed.clone();
+        due.extend(overlays.iter().filter(|(_, overlay)| overlay.known.is_none()).map(|(id, _)| *id));
+        let wanted = cluster.iter().flat_map(|cluster| cluster.networks.keys());
+        due.extend(wanted.filter(|id| !overlays.contains_key(*id)));
+        due
     }
 
     /// What the kernel has of the cluster networks in a scope, each asked for by itself so that nobody waits for all of them.
@@ -253,6 +259,14 @@ impl Core {
     /// # Errors
     /// What could not be done; the rest was.
     pub(super) fn sync_overlays(&self, scope: Scope<'_>) -> Result<usize> {
+        let due;
+        let scope = match scope {
+            Scope::Kernel => scope,
+            Scope::Changed(changed) => {
+                due = self.due(changed);
+                Scope::Changed(&due)
+            }
+        };
         let (desired, in_use) = self.desired_overlays(scope)?;
         let mut errors = Collected::default();
         let mut count = 0;

@@ -49,7 +49,6 @@ impl NetworkController {
             Ok(core)
         };
         let core = Arc::new(blocking(open).await?);
-        refill(&core);
         let timer = tokio::spawn(resync::run(Arc::downgrade(&core), every)).abort_handle();
         Ok(Self { core, timer: Arc::new(Mutex::new(Some(timer))) })
     }
@@ -301,7 +300,8 @@ impl NetworkController {
     }
 }
 
-/// Makes spare namespaces, and does not wait for them.
+/// Makes spare namespaces, and does not wait for them. Not before the first container: a daemon that is killed as soon as it
+/// has started would hold its locks until the kernel has made the namespace.
 fn refill(core: &Arc<Core>) {
     let core = Arc::clone(core);
     tokio::task::spawn_blocking(move || core.refill_spares());

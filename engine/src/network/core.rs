@@ -31,7 +31,8 @@ const SETTING_FORWARD: &str = "ipv4/ip_forward";
 
 /// All there is, shared by the handles and the periodic comparison.
 ///
-/// Locks are taken in this order: `applying`, `overlays`, `rules`, a sandbox's `kernel`, `route`, `state`.
+/// Locks are taken in this order: `applying`, `overlays`, `rules`, a sandbox's `kernel` and then its `server`, `route`,
+/// `ingress_applied`, `state`. Under the others nothing is taken.
 #[derive(Debug)]
 pub(super) struct Core {
     /// How it was set up.

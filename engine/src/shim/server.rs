@@ -6,7 +6,8 @@
 //! - The order at the end: output drained, log written, cgroup and state removed, `exit.json` written, clients told.
 //!   Whoever was told, or reads `exit.json`, finds a whole log and can start the container anew: nothing of this life is
 //!   in the way of the next one, which has the same names.
-//! - A daemon that dies changes nothing here: its connection closes, the loop goes on.
+//! - A daemon that dies changes nothing here once the process was started: its connection closes, the loop goes on. Before
+//!   that, nobody is left to start it, and it ends.
 
 mod connection;
 mod streams;

@@ -19,6 +19,9 @@ use super::{bench, chaos, cluster, life, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
+/// The limit of descriptors that this program began with; engines raise theirs.
+pub(crate) static FIRST_LIMIT: std::sync::OnceLock<Option<u64>> = std::sync::OnceLock::new();
+
 /// Longest time of one test.
 const LONGEST: Duration = Duration::from_secs(90);
 
@@ -45,6 +48,7 @@ const TESTS: &[(&str, Test)] = tests![
     life::parallel_starts,
     life::networks_connect,
     life::users_are_resolved,
+    life::descriptors_are_limited_as_the_daemon_began,
     life::a_failed_start_leaves_nothing,
     life::init_is_the_first_process,
     life::prune_takes_the_stopped,
@@ -263,6 +267,7 @@ pub(crate) fn run() -> ExitCode {
             .with_writer(std::io::stderr)
             .try_init();
     }
+    FIRST_LIMIT.get_or_init(|| rustix::process::getrlimit(rustix::process::Resource::Nofile).current);
     let exact = words.iter().any(|word| word == "--exact");
     let filters: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let chosen = |name: &str| {

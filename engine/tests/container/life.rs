@@ -431,3 +431,12 @@ pub(crate) async fn prune_takes_the_stopped(host: Host) -> Host {
     assert_eq!(host.status(&running).await, "running");
     host
 }
+
+pub(crate) async fn descriptors_are_limited_as_the_daemon_began(host: Host) -> Host {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    assert_eq!(limit.current, limit.maximum, "the daemon's own limit is raised");
+    let first = super::harness::FIRST_LIMIT.get().unwrap().map_or("unlimited".to_owned(), |first| first.to_string());
+    let (_, output) = host.run(&["sh", "-c", "ulimit -n"], HostConfig::default()).await;
+    assert_eq!(output.trim(), first);
+    host
+}
