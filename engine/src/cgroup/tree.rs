@@ -9,6 +9,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 const UNIFIED_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// How often something that the kernel finishes in its own time is looked at again, a millisecond apart at first.
 const TRIES: u32 = 200;
+/// The same for hierarchies that dead processes are still in: about five seconds, since whoever has to reap them may be slow.
+const BUSY_TRIES: u32 = 500;
 
 /// How the host arranges its hierarchies. Hybrid hosts have their controllers on v1, and count as v1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,7 +225,7 @@ impl Cgroup {
         let mut attempt = 0;
         for directory in self.directories() {
             let mut result = remove_tree(&directory);
-            while attempt < TRIES && matches!(&result, Err(error) if error.raw_os_error() == Some(EBUSY)) {
+            while attempt < BUSY_TRIES && matches!(&result, Err(error) if error.raw_os_error() == Some(EBUSY)) {
                 pause(attempt);
                 attempt += 1;
                 result = remove_tree(&directory);
