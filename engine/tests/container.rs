@@ -12,6 +12,7 @@ mod container {
     pub(crate) mod cluster;
     pub(crate) mod harness;
     pub(crate) mod life;
+    pub(crate) mod neighbour;
     pub(crate) mod restore;
     pub(crate) mod sessions;
 }

@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, chaos, cluster, life, restore, sessions};
+use super::{bench, chaos, cluster, life, neighbour, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -72,6 +72,7 @@ const TESTS: &[(&str, Test)] = tests![
     restore::a_shim_that_does_not_answer_is_waited_for,
     restore::a_stopped_container_stays_stopped,
     restore::a_removal_that_was_begun_is_finished,
+    neighbour::what_is_published_on_loopback_is_for_this_host_alone,
     cluster::tables_follow_the_state,
     cluster::names_lead_to_services_and_neighbours,
     chaos::killed_again_and_again,
