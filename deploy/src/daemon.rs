@@ -38,7 +38,7 @@ pub(crate) async fn run(options: DaemonOptions) -> anyhow::Result<()> {
         return Ok(());
     }
     init_log(&settings)?;
-    let _lock = DataLock::take(&settings.data_root)?;
+    let _lock = DataLock::take(&settings.data_root).await?;
     let _pidfile = PidFile::write(&settings.pidfile)?;
     let listeners = sockets::bind(&settings.listen, settings.tls.as_ref()).await?;
     let shutdown = CancellationToken::new();

@@ -4,9 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::Instant;
+
+/// How long a daemon that was killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Holds a data folder for one daemon. The kernel gives it up when the process ends, however it ends.
 #[derive(Debug)]
@@ -15,8 +20,9 @@ pub(crate) struct DataLock {
 }
 
 impl DataLock {
-    /// Makes the folder if it is missing, and takes it.
-    pub(crate) fn take(data_root: &Path) -> anyhow::Result<Self> {
+    /// Makes the folder if it is missing, and takes it. A daemon that was killed a moment ago holds it until the kernel has
+    /// ended all of its threads: this waits for that, up to [`PATIENCE`].
+    pub(crate) async fn take(data_root: &Path) -> anyhow::Result<Self> {
         // Others may pass through to what is theirs (bind-mounted volumes), but not look around.
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -31,8 +37,12 @@ impl DataLock {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            bail!("the data folder {} is in use by another daemon", data_root.display());
+        let deadline = Instant::now() + PATIENCE;
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() >= deadline {
+                bail!("the data folder {} is in use by another daemon", data_root.display());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(Self { _file: file })
     }
@@ -76,13 +86,13 @@ impl Drop for PidFile {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_daemon_a_data_folder_and_a_pidfile() {
+    #[tokio::test(start_paused = true)]
+    async fn one_daemon_a_data_folder_and_a_pidfile() {
         let folder = std::env::temp_dir().join(format!("shoal-files-{}", std::process::id()));
-        let lock = DataLock::take(&folder).expect("first");
-        assert!(DataLock::take(&folder).is_err());
+        let lock = DataLock::take(&folder).await.expect("first");
+        assert!(DataLock::take(&folder).await.is_err());
         drop(lock);
-        assert!(DataLock::take(&folder).is_ok());
+        assert!(DataLock::take(&folder).await.is_ok());
         let path = folder.join("pid");
         std::fs::write(&path, "1").expect("write");
         assert!(PidFile::write(&path).is_err(), "process 1 lives");
