@@ -412,7 +412,16 @@ async fn node_changed(states: &mut tokio::sync::watch::Receiver<u64>, inner: &In
 
 #[cfg(test)]
 mod tests {
+    use shoal_kit::ca_client::{self, JoinRequest};
+    use shoal_kit::clock::{Clock, SystemClock};
+    use shoal_kit::entropy::Entropy;
+    use shoal_kit::identity::NodeIdentity;
+    use shoal_proto::spec::{Availability, ClusterSpec};
+
     use super::*;
+    use crate::ca::Founding;
+    use crate::inner::ManagerOptions;
+    use crate::manager::{self, BootstrapSpec};
 
     fn node(id: u128) -> NodeId {
         NodeId::from_bits(id)
@@ -512,5 +521,57 @@ mod tests {
         let addr = SocketAddr::from(([10, 0, 0, 9], 2377));
         group.members.insert(1, RaftMember { node_id: node(1), addr });
         assert_eq!(plan(&group, &store), [Step::Record(node(1), Some(ManagerMember { raft_id: 1, addr }))]);
+    }
+
+    /// Two managers of a new cluster, and the folder they live in.
+    async fn two_managers() -> (manager::Manager, manager::Manager, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let root = folder.path().join("first");
+        let spec = ClusterSpec::default();
+        let directory = NodeIdentity::directory(&root);
+        let founding = Founding::new(&directory, &clock, Entropy::from_system(), spec.node_cert_expiry).unwrap();
+        let addr = free();
+        let options = ManagerOptions::new(root.join("cluster"), founding.identity, addr, addr);
+        let bootstrap = BootstrapSpec { cluster: spec, root: founding.root, ..BootstrapSpec::default() };
+        let first = manager::Manager::bootstrap(options, bootstrap).await.unwrap();
+        let token = first.handle().join_info().await.unwrap().manager_token;
+        let asked = JoinRequest {
+            token: token.parse().unwrap(),
+            remotes: vec![addr.to_string()],
+            availability: Availability::Active,
+            timeout: Duration::from_secs(5),
+        };
+        let issued = ca_client::join(&asked, &clock).await.unwrap();
+        let root = folder.path().join("second");
+        let identity = NodeIdentity::create(&NodeIdentity::directory(&root), clock, issued.material).unwrap();
+        let own = free();
+        let options = ManagerOptions::new(root.join("cluster"), Arc::new(identity), own, own);
+        let second = manager::Manager::join(options, vec![addr.to_string()]).await.unwrap();
+        second.handle().wait_voting().await.unwrap();
+        (first, second, folder)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_change_whose_driver_is_gone_does_not_stay_half_done() {
+        let (first, second, _folder) = two_managers().await;
+        let inner = Arc::clone(&first.handle().inner);
+        let raft = inner.raft.raft().unwrap();
+        {
+            let only = ChangeMembers::ReplaceAllVoters(BTreeSet::from([inner.raft.id()]));
+            let changing = raft.change_membership(only, true);
+            tokio::pin!(changing);
+            // The first of its two entries is under way, the second one never will be.
+            assert!(futures::poll!(&mut changing).is_pending());
+        }
+        let mut views = inner.raft.views();
+        let done = views.wait_for(|view| {
+            let voters: Vec<u64> = view.committed.membership().voter_ids().collect();
+            !view.is_changing() && !view.is_joint() && voters == [inner.raft.id()]
+        });
+        tokio::time::timeout(Duration::from_secs(10), done).await.expect("it stayed half done").unwrap();
+        second.shutdown().await;
+        first.shutdown().await;
     }
 }
