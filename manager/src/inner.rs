@@ -18,12 +18,12 @@ use shoal_proto::spec::NodeRole;
 use shoal_proto::time::Timestamp;
 use shoal_proto::wire::manager_peer_client::ManagerPeerClient;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::ca::AuthorityCache;
+use crate::confirm::Confirmations;
 use crate::dispatcher::{Dispatcher, standing};
 use crate::peers::{Lane, Peers};
 use crate::raft::log_store::{OpenDatabase, open_file};
@@ -118,12 +118,8 @@ pub(crate) struct Inner {
     last_time: Mutex<Timestamp>,
     /// Held by the one change of members that is driven from here.
     pub(crate) changing_members: tokio::sync::Mutex<()>,
-    /// When the last round began that confirmed this manager's state for sessions.
-    confirmed: tokio::sync::Mutex<Option<Instant>>,
+    pub(crate) confirmations: Confirmations,
 }
-
-/// How long an agent waits until a manager knows that its state is the newest.
-const CURRENT: Duration = Duration::from_secs(2);
 
 impl Inner {
     pub(crate) fn new(options: ManagerOptions, raft: Arc<RaftNode>, peers: Arc<Peers>) -> Self {
@@ -137,7 +133,7 @@ impl Inner {
             health: watch::Sender::new(Health::default()),
             last_time: Mutex::new(Timestamp::ZERO),
             changing_members: tokio::sync::Mutex::default(),
-            confirmed: tokio::sync::Mutex::default(),
+            confirmations: Confirmations::default(),
         }
     }
 
@@ -174,28 +170,6 @@ impl Inner {
     pub(crate) fn in_contact(&self, period: Duration) -> bool {
         let limit = standing::limit(period, self.options.timing.election_max);
         self.raft.contact().is_some_and(|at| at.elapsed() < limit)
-    }
-
-    /// Waits until this manager's store shows all that was committed before the call. Calls that come together are
-    /// answered by one round.
-    ///
-    /// # Errors
-    /// When no leader confirms it in time.
-    pub(crate) async fn is_current(&self) -> Result<(), Failure> {
-        let asked = Instant::now();
-        let confirming = async {
-            let mut confirmed = self.confirmed.lock().await;
-            if confirmed.is_some_and(|began| began >= asked) {
-                return Ok(());
-            }
-            let began = Instant::now();
-            self.linearize().await?;
-            *confirmed = Some(began);
-            Ok(())
-        };
-        tokio::time::timeout(CURRENT, confirming)
-            .await
-            .unwrap_or_else(|_| Err(Failure::unavailable("this manager does not know yet what the cluster decided")))
     }
 
     /// The leader, when it is another manager.

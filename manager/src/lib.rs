@@ -7,6 +7,7 @@
 //! [`membership`]). Agents never import this crate; they meet it on the cluster port.
 
 pub mod ca;
+mod confirm;
 mod control;
 mod dispatcher;
 mod handle;

@@ -260,6 +260,7 @@ fn spawn_all(inner: &Arc<Inner>, listener: Listener) -> JoinSet<()> {
     tasks.spawn(Arc::clone(inner).run_leadership());
     tasks.spawn(hub::run(Arc::clone(inner), hub_queue));
     tasks.spawn(reporter::run(Arc::clone(inner), report_queue));
+    tasks.spawn(Arc::clone(inner).run_confirmations());
     tasks.spawn(sweep::run(Arc::clone(inner)));
     tasks.spawn(serve(Arc::clone(inner), listener));
     tasks
