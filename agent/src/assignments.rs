@@ -41,6 +41,8 @@ pub struct Changed {
     pub gone: Vec<TaskId>,
     /// Did network state change?
     pub networks: bool,
+    /// Networks that were not in the set before.
+    pub new_networks: Vec<NetworkId>,
     /// Was it a whole set?
     pub complete: bool,
 }
@@ -115,6 +117,10 @@ impl Assignments {
             match key {
                 AssignmentKey::Task(id) => changed.tasks.push(id),
                 AssignmentKey::Secret(_) | AssignmentKey::Config(_) => {}
+                AssignmentKey::Network(id) if !self.items.contains_key(&key) => {
+                    changed.networks = true;
+                    changed.new_networks.push(id);
+                }
                 _ => changed.networks = true,
             }
             self.items.insert(key, item);
@@ -136,6 +142,11 @@ impl Assignments {
             AssignmentItem::Task(task) => Some(task),
             _ => None,
         })
+    }
+
+    /// Is a network in the set?
+    pub fn has_network(&self, id: NetworkId) -> bool {
+        self.items.contains_key(&AssignmentKey::Network(id))
     }
 
     fn secret(&self, id: SecretId) -> Option<Arc<Secret>> {

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::executor::Controller;
 use crate::life::{Life, Operation, Outcome};
-use crate::networks::{Applied, Need};
 use crate::reporter::Reporter;
 
 /// What every task actor shares.
@@ -25,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Entropy,
     pub(crate) shutdown: CancellationToken,
     /// What the engine has of the cluster's networks.
-    pub(crate) networks: watch::Receiver<Applied>,
+    pub(crate) networks: watch::Receiver<u64>,
 }
 
 /// What the worker tells an actor.
@@ -42,7 +41,7 @@ pub(crate) struct Wanted {
 pub(crate) async fn run<C: Controller>(
     task: Arc<Task>,
     mut controller: C,
-    need: Need,
+    need: u64,
     mut wanted: watch::Receiver<Wanted>,
     shared: Shared,
 ) {
@@ -68,7 +67,7 @@ pub(crate) async fn run<C: Controller>(
             tokio::select! {
                 biased;
                 () = shared.shutdown.cancelled() => return,
-                _ = networks.wait_for(|applied| applied.serves(&need)) => {}
+                _ = networks.wait_for(|applied| *applied >= need) => {}
                 changed = wanted.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return,

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::assignments::{Assignments, Changed, Unusable};
 use crate::executor::Executor;
-use crate::networks::{self, Applied, Need};
+use crate::networks::{self, Since};
 use crate::reporter::Reporter;
 use crate::task::{self, Shared, Wanted};
 
@@ -29,6 +29,7 @@ pub(crate) struct Worker<E: Executor> {
     assignments: Arc<Mutex<Assignments>>,
     /// Number of the newest network state.
     networks: watch::Sender<u64>,
+    networks_since: Since,
     actors: HashMap<TaskId, watch::Sender<Wanted>>,
     tracker: TaskTracker,
     shared: Shared,
@@ -46,13 +47,22 @@ impl<E: Executor> Worker<E> {
     ) -> Self {
         let assignments = Arc::new(Mutex::new(Assignments::default()));
         let (networks, wanted) = watch::channel(0);
-        let (applied, networks_applied) = watch::channel(Applied::default());
+        let (applied, networks_applied) = watch::channel(0);
         let tracker = TaskTracker::new();
         let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15), entropy.clone());
         let (engine, source) = (Arc::clone(&executor), Arc::clone(&assignments));
         tracker.spawn(networks::run(engine, source, wanted, applied, backoff, shutdown.clone()));
         let shared = Shared { reporter, clock, entropy, shutdown, networks: networks_applied };
-        Self { executor, assignments, networks, actors: HashMap::new(), tracker, shared, swept: false }
+        Self {
+            executor,
+            assignments,
+            networks,
+            networks_since: Since::default(),
+            actors: HashMap::new(),
+            tracker,
+            shared,
+            swept: false,
+        }
     }
 
     fn assignments(&self) -> MutexGuard<'_, Assignments> {
@@ -63,7 +73,11 @@ impl<E: Executor> Worker<E> {
     pub(crate) fn apply(&mut self, message: AssignmentSet) -> Result<(), Unusable> {
         let changed = self.assignments().apply(message)?;
         if changed.networks {
-            self.networks.send_modify(|generation| *generation += 1);
+            let generation = *self.networks.borrow() + 1;
+            let assignments = self.assignments.lock().unwrap_or_else(PoisonError::into_inner);
+            self.networks_since.note(generation, &changed.new_networks, |network| assignments.has_network(network));
+            drop(assignments);
+            self.networks.send_replace(generation);
         }
         for id in &changed.gone {
             self.forget(*id);
@@ -93,8 +107,8 @@ impl<E: Executor> Worker<E> {
         self.actors.insert(task.id, sender);
         let dependencies = self.assignments().dependencies(&task);
         let controller = self.executor.controller(Arc::clone(&task), dependencies);
-        let networks = task.networks.iter().map(|attachment| attachment.network).collect();
-        let need = Need { generation: *self.networks.borrow(), networks };
+        let networks = task.networks.iter().map(|attachment| attachment.network);
+        let need = self.networks_since.needed(networks, *self.networks.borrow());
         self.tracker.spawn(task::run(task, controller, need, receiver, self.shared.clone()));
     }
 

@@ -20,7 +20,7 @@ pub(crate) struct DaemonOptions {
     #[arg(long, value_name = "DIR")]
     pub exec_root: Option<PathBuf>,
     /// Where the API listens: unix:///path, tcp://address:port or fd:// (sockets passed by systemd); TCP beyond
-    /// loopback needs --tlsverify [default: unix:///run/shoal.sock]
+    /// loopback needs --tlsverify [default: unix:///run/shoal/shoal.sock]
     #[arg(long = "host", short = 'H', value_name = "URL")]
     pub hosts: Vec<String>,
     /// Use TLS on TCP, and let in only clients with a certificate of --tlscacert
@@ -150,7 +150,7 @@ pub(crate) fn settle(options: DaemonOptions) -> anyhow::Result<Settings> {
         .runtimes
         .map(|runtimes| runtimes.into_iter().map(|(name, entry)| (name, entry.path)).collect::<BTreeMap<_, _>>());
     let hosts = one_of("hosts", (!options.hosts.is_empty()).then_some(options.hosts), file.hosts)?
-        .unwrap_or_else(|| vec!["unix:///run/shoal.sock".to_owned()]);
+        .unwrap_or_else(|| vec!["unix:///run/shoal/shoal.sock".to_owned()]);
     let labels = one_of("labels", (!options.labels.is_empty()).then_some(options.labels), file.labels)?;
     let runtimes = one_of(
         "runtimes",

@@ -208,7 +208,7 @@ impl Session {
         let report = match end {
             End::Goodbye => {
                 let message = "the node left".to_owned();
-                Report::NodeGone { id, state: NodeState::Disconnected, message, session_manager }
+                Report::NodeGone { id, state: NodeState::Down, message, session_manager }
             }
             End::Restarting => Report::NodeRestarting { id, session_manager },
             End::Closed(_) | End::Gone(_) | End::Silent(_) => return,

@@ -383,7 +383,10 @@ impl RaftNode {
             Err(_) => Err(ProposeError::Unknown("no majority of the managers answers".to_owned())),
             Ok(Ok((read, _applied))) => Ok(read.index()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => Err(ProposeError::NotLeader),
-            Ok(Err(RaftError::APIError(error))) => Err(ProposeError::Unknown(chain(&error))),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)))) => {
+                let answering = missing.got.len();
+                Err(ProposeError::Unknown(format!("{answering} of the managers answer, which is no majority")))
+            }
             Ok(Err(RaftError::Fatal(error))) => Err(ProposeError::Unknown(chain(&error))),
         }
     }

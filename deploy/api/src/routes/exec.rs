@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::StreamExt;
 use http::StatusCode;
+use shoal_engine::container::{AttachStreams, OutputFrame, OutputKind};
 use shoal_engine::model::{ExecCreate, ExecStart};
+use shoal_proto::error::Failure;
 
 use super::containers::terminal_size;
 use crate::context::Context;
@@ -25,10 +29,27 @@ pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answe
 
 pub(super) async fn start(context: Arc<Context>, mut request: Request) -> Answer {
     let body: ExecStart = request.json_or_default().await?;
-    match context.engine.containers().exec_start(request.id(), body).await? {
-        Some(streams) => Ok(hijack::respond(request.version, request.upgrade.take(), streams)),
-        None => Ok(empty(StatusCode::OK)),
+    let attached = !body.detach;
+    match context.engine.containers().exec_start(request.id(), body).await {
+        Ok(Some(streams)) => Ok(hijack::respond(request.version, request.upgrade.take(), streams)),
+        Ok(None) => Ok(empty(StatusCode::OK)),
+        Err(failure) if attached && request.upgrade.is_some() => told_in_stream(&context, request, failure).await,
+        Err(failure) => Err(failure.into()),
     }
+}
+
+/// A client that takes the connection over shows no other answer. As dockerd does, an exec that was found but could not be
+/// started says why in its output; its exit code is there to be inspected.
+async fn told_in_stream(context: &Context, mut request: Request, failure: Failure) -> Answer {
+    let Ok(exec) = context.engine.containers().exec_inspect(request.id()).await else { return Err(failure.into()) };
+    if exec.exit_code.is_none() {
+        return Err(failure.into());
+    }
+    let data = Bytes::from(format!("{}\r\n", failure.message));
+    let frame = OutputFrame { output: OutputKind::Stdout, data };
+    let output = futures::stream::iter([Ok(frame)]).boxed();
+    let streams = AttachStreams { tty: exec.process_config.tty, output, input: None };
+    Ok(hijack::respond(request.version, request.upgrade.take(), streams))
 }
 
 pub(super) async fn resize(context: Arc<Context>, request: Request) -> Answer {

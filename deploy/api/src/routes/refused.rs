@@ -16,7 +16,7 @@ pub(super) fn routes() -> Vec<Route<Context>> {
         route!(POST "/session" => buildkit),
         route!(POST "/grpc" => buildkit),
         route!(POST "/build" => build),
-        route!(POST "/build/prune" => build),
+        route!(POST "/build/prune" => nothing_to_prune),
         route!(POST "/build/cancel" => build),
         route!(POST "/commit" => commit),
         route!(POST "/auth" => registry_login),
@@ -53,6 +53,11 @@ async fn build(_: Arc<Context>, _: Request) -> Answer {
     Err(ApiError::not_implemented(
         "build is not available yet: build the image elsewhere, then `docker save` and `docker load` it",
     ))
+}
+
+/// There are no builds, so there is no cache of them: `docker system prune` asks for this, too.
+async fn nothing_to_prune(_: Arc<Context>, _: Request) -> Answer {
+    json(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
 }
 
 async fn commit(_: Arc<Context>, _: Request) -> Answer {

@@ -7,7 +7,7 @@ use shoal_engine::container::names;
 use shoal_engine::model::Filters;
 use shoal_manager_core::store::Store;
 use shoal_proto::control::{ControlRequest, ControlResponse};
-use shoal_proto::object::Service;
+use shoal_proto::object::{NodeState, Service, Task};
 use shoal_proto::spec::ServiceMode;
 use shoal_proto::task_state::TaskState;
 
@@ -24,12 +24,20 @@ fn shown(store: &Store, service: &Service) -> model::Service {
     convert::service(service, |network| Some(store.network(network)?.allocation.as_ref()?.subnet.prefix_len()))
 }
 
+/// Does a task run, as far as anybody knows? What was running on a node that is gone is not counted: it has been, or is
+/// being, replaced.
+fn runs(store: &Store, task: &Task) -> bool {
+    let node = task.node_id.and_then(|id| store.node(id));
+    let gone = node.is_none_or(|node| matches!(node.status.state, NodeState::Down | NodeState::Disconnected));
+    task.status.state == TaskState::Running && !gone
+}
+
 /// How many tasks run, and how many are wanted.
 fn status(store: &Store, service: &Service) -> model::ServiceStatus {
     let mut status = model::ServiceStatus::default();
     let mut wanted_by_tasks = 0;
     for task in store.tasks_of_service(service.id) {
-        if task.status.state == TaskState::Running {
+        if runs(store, task) {
             status.running_tasks += 1;
         }
         if task.desired_state <= TaskState::Running {
