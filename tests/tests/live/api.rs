@@ -84,6 +84,8 @@ fn both_clis_drive_containers() -> anyhow::Result<()> {
         ensure!(cli.ok(&format!("exec {name} echo inside"))? == "inside");
         let said = cli.with_input(&format!("exec -i {name} cat"), b"into the exec")?;
         ensure!(said.out == "into the exec", "{said:?}");
+        let said = cli.with_input(&format!("exec {name} nosuch"), b"")?;
+        ensure!(said.code == 127 && said.out.contains("executable file not found"), "{said:?}");
         contains(&cli.ok(&format!("top {name}"))?, "sleep 1000")?;
         contains(&cli.ok(&format!("stats --no-stream --format {{{{.Name}}}} {name}"))?, &name)?;
         ensure!(cli.ok(&format!("inspect --format {{{{.State.Status}}}} {name}"))? == "running");
@@ -94,6 +96,7 @@ fn both_clis_drive_containers() -> anyhow::Result<()> {
         contains(&cli.ok("events --since 1m --until 0s --filter type=container")?, "container die")?;
         cli.ok(&format!("rm {name}x"))?;
         contains(&cli.refused(&format!("inspect {name}x"))?, "No such object")?;
+        contains(&cli.ok("system prune -f")?, "reclaimed")?;
     }
     lab.down()
 }

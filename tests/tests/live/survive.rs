@@ -203,3 +203,43 @@ fn everything_comes_back_after_all_nodes_died() -> anyhow::Result<()> {
     converged(&lab, "m2", "s", "7/7")?;
     lab.down()
 }
+
+#[test]
+fn a_worker_that_stops_starts_and_leaves_is_counted_right() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("leave", 1, 2)?;
+    lab.load_image(&["m1", "w1", "w2"])?;
+    lab.ok("m1", "network create -d overlay app")?;
+    lab.service("m1", "g", "--mode global --network app", &["sleep", "1000"])?;
+    lab.service("m1", "r", "--replicas 6 --network app", &["sleep", "1000"])?;
+    converged(&lab, "m1", "g", "3/3")?;
+    converged(&lab, "m1", "r", "6/6")?;
+    for _ in 0..4 {
+        lab.shoal(&["kill", "w2", "-9"])?.ok()?;
+        state_of(&lab, "w2", "Down")?;
+        converged(&lab, "m1", "g", "2/2")?;
+        converged(&lab, "m1", "r", "6/6")?;
+        lab.shoal(&["start", "w2"])?.ok()?;
+        converged(&lab, "m1", "g", "3/3")?;
+    }
+    let errors = lab.ok("m1", "service ps g --no-trunc --format {{.Error}}")?;
+    ensure!(errors.trim().is_empty(), "tasks were refused: {errors}");
+    lab.ok("w1", "swarm leave")?;
+    state_of(&lab, "w1", "Down")?;
+    converged(&lab, "m1", "g", "2/2")?;
+    converged(&lab, "m1", "r", "6/6")?;
+    lab.ok("m1", "node rm w1")?;
+    lab.down()
+}
+
+/// Waits until the cluster thinks so of a node.
+fn state_of(lab: &Lab, host: &str, expected: &str) -> anyhow::Result<()> {
+    until(30, &format!("{host} is {expected}"), || {
+        let shown = lab.ok("m1", &format!("node ls --filter name={host} --format {{{{.Status}}}}"))?;
+        ensure!(shown == expected, "{shown}");
+        Ok(())
+    })
+    .map(drop)
+}
