@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use crate::executor::Executor;
 use crate::reporter::Reporter;
-use crate::session::{self, Context};
+use crate::session::{self, Context, SessionError};
 use crate::worker::Worker;
 
 /// Makes a channel to the manager at this address, which presents the node's certificate and checks the manager's.
@@ -135,7 +135,13 @@ impl<E: Executor> Agent<E> {
                 leave: &self.leave,
             };
             let ended = match (self.options.dialer)(&manager) {
-                Ok(channel) => session::run(channel, context).await.map_err(|error| session::describe(&error)),
+                Ok(channel) => {
+                    let ended = session::run(channel, context).await;
+                    if ended.as_ref().is_err_and(SessionError::is_removal) {
+                        worker.forget_all();
+                    }
+                    ended.map_err(|error| session::describe(&error))
+                }
                 Err(failure) => Err(failure.message),
             };
             let had_session = self.info.borrow().connected;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_kit::ca_client::NODE_REMOVED;
 use shoal_proto::codec;
 use shoal_proto::error::{Failure, chain};
 use shoal_proto::wire;
@@ -64,6 +65,16 @@ pub(crate) struct Context<'a, E: Executor> {
     /// Ends the agent.
     pub(crate) shutdown: &'a CancellationToken,
     pub(crate) leave: &'a CancellationToken,
+}
+
+impl SessionError {
+    /// Does a manager say that this node was removed from the cluster? It has asked a majority before it says so.
+    pub(crate) fn is_removal(&self) -> bool {
+        match self {
+            Self::Refused(status) | Self::Broken(status) => status.details() == NODE_REMOVED,
+            _ => false,
+        }
+    }
 }
 
 /// Runs until the stream ends or shutdown is asked for; then `Ok`.

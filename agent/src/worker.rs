@@ -118,6 +118,14 @@ impl<E: Executor> Worker<E> {
         }
     }
 
+    /// The cluster has removed this node: whatever it had it run was given to others, and ends here.
+    pub(crate) fn forget_all(&mut self) {
+        let nothing = AssignmentSet { complete: true, ..AssignmentSet::default() };
+        if let Err(error) = self.apply(nothing) {
+            tracing::error!(%error, "cannot end the tasks of a cluster that this node is no part of");
+        }
+    }
+
     /// After a whole set: actors of tasks that did not change must still compare what the cluster believes.
     fn repeat_statuses(&self, changed: &Changed) {
         for task in self.assignments().tasks().filter(|task| !changed.tasks.contains(&task.id)) {

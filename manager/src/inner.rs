@@ -88,7 +88,7 @@ impl ManagerOptions {
             timing: Timing::default(),
             key_encryption,
             open_database: open_file(),
-            min_certificate_life: Duration::from_secs(3600),
+            min_certificate_life: Duration::from_secs(1),
         }
     }
 

@@ -79,8 +79,13 @@ impl Inner {
             if self.raft.leading() != Some(term) {
                 return;
             }
-            tracing::error!(%error, "the reconcile loop failed; it is started again");
-            self.health.send_modify(|health| health.reconcile = Some(error.to_string()));
+            if matches!(error, PassError::Deposed) {
+                // The consensus group says so before its metrics do: the next look shows who leads.
+                tracing::debug!(%error, "the reconcile loop pauses");
+            } else {
+                tracing::error!(%error, "the reconcile loop failed; it is started again");
+                self.health.send_modify(|health| health.reconcile = Some(error.to_string()));
+            }
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }

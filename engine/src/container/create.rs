@@ -29,13 +29,9 @@ pub(crate) async fn create(
         return Err(Failure::invalid("no image was given: config cannot be empty in order to create a container"));
     }
     let image = inner.images.resolve(&request.config.image)?;
-    let mut warnings = Vec::new();
-    if let Some(warning) = platform_warning(&request.platform, &image) {
-        warnings.push(warning);
-    }
+    check_platform(&request, &image)?;
     let id = inner.new_id();
-    let (record, more) = plan(inner, &id, request, &image)?;
-    warnings.extend(more);
+    let (record, warnings) = plan(inner, &id, request, &image)?;
     let name = reserve(inner, name.filter(|name| !name.is_empty()), &id)?;
     let record = Record { name: name.clone(), ..record };
     let made = {
@@ -55,18 +51,20 @@ pub(crate) async fn create(
     }
 }
 
-fn platform_warning(wanted: &str, image: &ImageRecord) -> Option<String> {
+/// An image of another platform than the wanted one is none, as in dockerd: clients then look for the right one elsewhere.
+fn check_platform(request: &CreateRequest, image: &ImageRecord) -> Result<(), Failure> {
+    let wanted = &request.platform;
     let mut parts = wanted.split('/');
     let (os, architecture) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let differs = (!os.is_empty() && !image.os.is_empty() && os != image.os)
         || (!architecture.is_empty() && !image.architecture.is_empty() && architecture != image.architecture);
-    differs.then(|| {
-        format!(
-            "The requested image's platform ({}/{}) does not match the detected host platform ({wanted}) and no specific \
-             platform was requested",
-            image.os, image.architecture
-        )
-    })
+    if !differs {
+        return Ok(());
+    }
+    Err(Failure::not_found(format!(
+        "image with reference {} was found but does not match the specified platform: wanted {wanted}, actual: {}/{}",
+        request.config.image, image.os, image.architecture
+    )))
 }
 
 /// The record of the container to be, without its name. Pure but for looks at other containers and the host's files.

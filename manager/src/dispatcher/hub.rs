@@ -199,7 +199,9 @@ impl HubTask {
                     return;
                 }
                 let Some(role) = self.store.node(node).map(|record| due_role(record)) else {
-                    self.close(node, removed());
+                    // Whoever opened the session found the node in a newer state than the one at hand here. It must not be
+                    // told that it was removed: it would end what it runs.
+                    self.close(node, Status::unavailable("this manager has not caught up yet"));
                     return;
                 };
                 let state = Common::of(&self.store, &self.inner.raft.view()).state(session, role);

@@ -166,6 +166,21 @@ fn tasks_of_a_cut_off_worker_run_elsewhere() -> anyhow::Result<()> {
         Ok(())
     })?;
     converged(&lab, "m1", "s", "4/4")?;
+
+    // Cut off for good: removed from the cluster, it ends what it still runs as soon as it hears of that.
+    lab.shoal(&["cut", "w2"])?.ok()?;
+    until(30, "all four run on w1", || {
+        let here = lab.ok("w1", "ps -q")?.lines().count();
+        ensure!(here == 4, "{here}");
+        Ok(())
+    })?;
+    lab.ok("m1", "node rm w2")?;
+    lab.shoal(&["mend", "w2"])?.ok()?;
+    until(30, "the removed node's containers stop", || {
+        let stale = lab.ok("w2", "ps -aq")?;
+        ensure!(stale.is_empty(), "{stale}");
+        Ok(())
+    })?;
     lab.down()
 }
 

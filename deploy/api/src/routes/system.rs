@@ -149,7 +149,13 @@ pub(super) async fn disk_usage(context: Arc<Context>, request: Request) -> Answe
     let wants = |kind: &str| wanted.is_empty() || wanted.iter().any(|given| given == kind);
     let mut usage = json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": [] });
     if wants("image") {
-        let images = context.engine.images().list(&ImageListOptions { all: true, ..ImageListOptions::default() })?;
+        let mut images =
+            context.engine.images().list(&ImageListOptions { all: true, ..ImageListOptions::default() })?;
+        let containers = context.engine.containers().list(ListOptions { all: true, ..ListOptions::default() }).await?;
+        for image in &mut images {
+            let users = containers.iter().filter(|container| container.image_id == image.id).count();
+            image.containers = i64::try_from(users).unwrap_or(i64::MAX);
+        }
         usage["LayersSize"] = json!(images.iter().map(|image| image.size.max(0)).sum::<i64>());
         usage["Images"] = json!(images);
     }
