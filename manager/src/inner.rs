@@ -53,8 +53,6 @@ pub struct ManagerOptions {
     pub key_encryption: KeyEncryption,
     /// How the log's file is opened.
     pub open_database: OpenDatabase,
-    /// The shortest life of a certificate that a cluster may ask for: an hour, less in tests.
-    pub min_certificate_life: Duration,
 }
 
 impl std::fmt::Debug for ManagerOptions {
@@ -88,7 +86,6 @@ impl ManagerOptions {
             timing: Timing::default(),
             key_encryption,
             open_database: open_file(),
-            min_certificate_life: Duration::from_secs(1),
         }
     }
 

@@ -171,7 +171,7 @@ impl Inner {
                 (node, role)
             }
         };
-        let life = cluster.spec.node_cert_expiry.max(self.options.min_certificate_life);
+        let life = cluster.spec.node_cert_expiry;
         let grant = Grant { node, role, cluster: cluster.id, life };
         let internal = |error: crate::ca::CaError| Status::internal(shoal_proto::error::chain(&error));
         let authority = self.authorities.get(&cluster.root_ca).map_err(internal)?;

@@ -97,10 +97,7 @@ impl Member {
 
 pub(crate) fn options(root: &Path, identity: Arc<NodeIdentity>) -> ManagerOptions {
     let addr = free_addr();
-    ManagerOptions {
-        min_certificate_life: Duration::from_secs(1),
-        ..ManagerOptions::new(root.join("cluster"), identity, addr, addr)
-    }
+    ManagerOptions::new(root.join("cluster"), identity, addr, addr)
 }
 
 /// Managers of one cluster; the folder goes with it.
