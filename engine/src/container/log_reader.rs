@@ -1,10 +1,12 @@
 //! Reads json-file logs: `<path>` and its older generations `<path>.1`, `<path>.2`, ...
 //!
 //! ## Design notes
-//! A cursor owns open files, oldest first, so that a rotation under it takes nothing away. At the end of the newest file
-//! it compares the file's inode with the path's: when they differ, the writer has rotated, and what came after is
-//! taken on. A line without its line feed is being written, or was torn by a crash: at the end of the newest file it
-//! stays in the buffer until it is whole, at the end of an older file it is dropped. Damaged lines are skipped.
+//! A cursor owns open files, oldest first, so that a rotation under it takes nothing away. Names say nothing for long: the
+//! writer may rotate several times between two looks. What holds is that a file's number only ever grows. So a file that
+//! has the same number before and after a look had it all the time, and the nearest file below it in that look is the
+//! next one written; the files are found step by step that way. A file without links was deleted: whatever is left is
+//! newer. A line without its line feed is being written, or was torn by a crash: at the end of the newest file it stays
+//! in the buffer until it is whole, at the end of an older file it is dropped. Damaged lines are skipped.
 //!
 //! As in dockerd, `tail` counts records before they are filtered.
 
@@ -27,17 +29,15 @@ const BLOCK: usize = 64 * 1024;
 const LONGEST_LINE: usize = 1024 * 1024;
 /// Generations looked for.
 const GENERATIONS: u32 = 1_000;
-/// Looks at the generations until one is not disturbed by rotations.
-const LOOKS: u32 = 20;
+/// So many numbers without a file end the search for the oldest: one is a rotation under way, others are left by crashes.
+const GAPS: u32 = 8;
 
 /// A place in a container's log.
 #[derive(Debug)]
 pub struct LogCursor {
     path: PathBuf,
-    /// Files still to be read, the oldest first; the last one is being written to.
+    /// Files still to be read, the oldest first. Empty only until the first one appears.
     files: VecDeque<Generation>,
-    /// Inode of the file last finished, to find those after it.
-    last_inode: Option<u64>,
     buffer: Vec<u8>,
 }
 
@@ -46,18 +46,44 @@ struct Generation {
     file: File,
     inode: u64,
     offset: u64,
+    /// The number it had when last seen; it is not less now.
+    number: u32,
 }
 
 impl Generation {
-    fn open(path: &Path) -> io::Result<Option<Self>> {
-        match File::open(path) {
+    fn open(path: &Path, number: u32) -> io::Result<Option<Self>> {
+        match File::open(generation_path(path, number)) {
             Ok(file) => {
                 let inode = file.metadata()?.ino();
-                Ok(Some(Self { file, inode, offset: 0 }))
+                Ok(Some(Self { file, inode, offset: 0, number }))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Does it still have its number?
+    fn in_place(&self, path: &Path) -> io::Result<bool> {
+        Ok(inode_of(path, self.number)? == Some(self.inode))
+    }
+
+    /// Brings its number up to date. `false`: it has none any more.
+    fn locate(&mut self, path: &Path) -> io::Result<bool> {
+        for number in self.number..GENERATIONS {
+            if inode_of(path, number)? == Some(self.inode) {
+                self.number = number;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn inode_of(path: &Path, number: u32) -> io::Result<Option<u64>> {
+    match std::fs::metadata(generation_path(path, number)) {
+        Ok(metadata) => Ok(Some(metadata.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -85,8 +111,8 @@ impl LogCursor {
     /// # Errors
     /// When a file cannot be opened; a missing one is no error.
     pub fn from_start(path: &Path) -> io::Result<Self> {
-        let files = generations_after(path, None)?;
-        Ok(Self { path: path.to_owned(), files, last_inode: None, buffer: Vec::new() })
+        let files = generations(path)?;
+        Ok(Self { path: path.to_owned(), files, buffer: Vec::new() })
     }
 
     /// So many records before the end.
@@ -103,8 +129,7 @@ impl LogCursor {
             wanted -= found;
             if wanted == 0 {
                 // Of the newest file nothing may be wanted, but what comes will be.
-                let skipped = cursor.files.drain(..index).next_back();
-                cursor.last_inode = skipped.map(|generation| generation.inode);
+                cursor.files.drain(..index);
                 break;
             }
         }
@@ -129,7 +154,7 @@ impl LogCursor {
     pub fn read(&mut self) -> io::Result<Batch> {
         loop {
             let Some(current) = self.files.front_mut() else {
-                self.files = generations_after(&self.path, self.last_inode)?;
+                self.files = generations(&self.path)?;
                 if self.files.is_empty() {
                     return Ok(Batch { frames: Vec::new(), at_end: true });
                 }
@@ -157,43 +182,27 @@ impl LogCursor {
     }
 
     fn finish_front(&mut self) {
-        self.last_inode = self.files.pop_front().map(|generation| generation.inode);
+        self.files.pop_front();
         self.buffer.clear();
     }
 
     /// At the end of the newest file: was it rotated or cut? Says whether there may be more to read.
     fn follow_rotation(&mut self) -> io::Result<bool> {
         let Some(current) = self.files.front_mut() else { return Ok(false) };
-        let on_disk = match std::fs::metadata(&self.path) {
-            Ok(metadata) => Some(metadata),
-            // Between the writer's rename and its new file; there may be generations after ours all the same.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        match on_disk {
-            Some(metadata) if metadata.ino() == current.inode => {
-                let cut = metadata.len() < current.offset;
-                if cut {
-                    current.offset = 0;
-                    self.buffer.clear();
-                }
-                Ok(cut)
-            }
-            _ => {
-                // Written between our last read and the rename?
-                if current.file.metadata()?.len() > current.offset {
-                    return Ok(true);
-                }
-                let inode = current.inode;
-                let newer = generations_after(&self.path, Some(inode))?;
-                if newer.is_empty() {
-                    return Ok(false);
-                }
-                self.finish_front();
-                self.files = newer;
-                Ok(true)
-            }
+        let now = current.file.metadata()?;
+        if now.len() < current.offset {
+            current.offset = 0;
+            self.buffer.clear();
+            return Ok(true);
         }
+        let Some(next) = successor(&self.path, current)? else { return Ok(false) };
+        // What was written before the rename may have come after the last read.
+        let more = current.file.metadata()?.len() > current.offset;
+        self.files.push_back(next);
+        if !more {
+            self.finish_front();
+        }
+        Ok(true)
     }
 
     fn take_lines(&mut self) -> Vec<LogFrame> {
@@ -211,48 +220,67 @@ impl LogCursor {
     }
 }
 
-/// Opens all generations newer than that inode (all, when it is not found), the oldest first. Opened from the newest
-/// on, so that a rotation meanwhile shows a file twice rather than not at all. A rotation under way leaves a gap of one
-/// number, which moves from the oldest to the newest. Two rotations within one look can show two gaps side by side, as if
-/// there were no older file: a look that ended so counts only if the newest file was the same all the time.
-fn generations_after(path: &Path, inode: Option<u64>) -> io::Result<VecDeque<Generation>> {
-    for _ in 0..LOOKS {
-        let (files, newest, complete) = look(path, inode)?;
-        if complete || files.is_empty() {
-            return Ok(files);
-        }
-        if newest.is_some() && std::fs::metadata(path).ok().map(|metadata| metadata.ino()) == newest {
-            return Ok(files);
-        }
+/// Opens all generations, the oldest first.
+fn generations(path: &Path) -> io::Result<VecDeque<Generation>> {
+    let mut files = VecDeque::new();
+    let mut found = oldest(path)?;
+    while let Some(mut generation) = found {
+        found = successor(path, &mut generation)?;
+        files.push_back(generation);
     }
-    // Without a place to go on from, the best that can be seen; with one, nothing, so that it is looked for again later.
-    if inode.is_some() { Ok(VecDeque::new()) } else { look(path, inode).map(|(files, ..)| files) }
+    Ok(files)
 }
 
-/// One look at the generations: the files, the newest one's inode, and whether the given inode ended it.
-fn look(path: &Path, inode: Option<u64>) -> io::Result<(VecDeque<Generation>, Option<u64>, bool)> {
-    let mut files: VecDeque<Generation> = VecDeque::new();
-    let mut newest = None;
-    let mut gap = false;
-    for number in 0..GENERATIONS {
-        let Some(generation) = Generation::open(&generation_path(path, number))? else {
-            if std::mem::replace(&mut gap, true) {
+/// The oldest generation there is.
+fn oldest(path: &Path) -> io::Result<Option<Generation>> {
+    let mut candidate: Option<Generation> = None;
+    loop {
+        let from = candidate.as_ref().map_or(0, |generation| generation.number + 1);
+        let mut older = None;
+        for number in from..from + GAPS {
+            older = Generation::open(path, number)?;
+            if older.is_some() {
                 break;
             }
-            continue;
-        };
-        gap = false;
-        if number == 0 {
-            newest = Some(generation.inode);
         }
-        if Some(generation.inode) == inode {
-            return Ok((files, newest, true));
-        }
-        if files.iter().all(|file| file.inode != generation.inode) {
-            files.push_front(generation);
+        match (older, &mut candidate) {
+            (Some(older), _) => candidate = Some(older),
+            (None, None) => return Ok(None),
+            // In its place all the time, so nothing passed it unseen.
+            (None, Some(generation)) if generation.in_place(path)? => return Ok(candidate),
+            (None, Some(generation)) => {
+                if !generation.locate(path)? {
+                    candidate = None;
+                }
+            }
         }
     }
-    Ok((files, newest, false))
+}
+
+/// The generation written after that one; `None` while there is none.
+fn successor(path: &Path, generation: &mut Generation) -> io::Result<Option<Generation>> {
+    loop {
+        if !generation.locate(path)? {
+            // Deleted: all that is there was written later. Moved away by somebody else: what is new comes to the first name.
+            let deleted = generation.file.metadata()?.nlink() == 0;
+            return if deleted { oldest(path) } else { Generation::open(path, 0) };
+        }
+        let mut next = None;
+        for number in (0..generation.number).rev() {
+            next = Generation::open(path, number)?;
+            if next.is_some() {
+                break;
+            }
+        }
+        let first_between = next.as_ref().map_or(0, |next| next.number + 1);
+        let mut undisturbed = true;
+        for number in first_between..generation.number {
+            undisturbed &= inode_of(path, number)?.is_none();
+        }
+        if undisturbed && generation.in_place(path)? {
+            return Ok(next);
+        }
+    }
 }
 
 /// Where the last so many whole lines begin, and how many there are.
@@ -391,15 +419,50 @@ mod tests {
                 }
             }
         });
+        // Several readers, so that some of them fall far behind.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut cursor = LogCursor::from_start(&path).unwrap();
+                    let mut seen = Vec::new();
+                    while seen.len() < 3_000 {
+                        let over = writer.is_finished();
+                        let more = drain(&mut cursor);
+                        assert!(!(over && more.is_empty()), "only {} lines were seen", seen.len());
+                        seen.extend(more);
+                    }
+                    assert_eq!(seen, (0..3_000).collect::<Vec<_>>());
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_reader_that_fell_behind_goes_on_with_what_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        append(&path, &line(0));
         let mut cursor = LogCursor::from_start(&path).unwrap();
-        let mut seen = Vec::new();
-        while seen.len() < 3_000 {
-            let over = writer.is_finished();
-            let more = drain(&mut cursor);
-            assert!(!(over && more.is_empty()), "only {} lines were seen", seen.len());
-            seen.extend(more);
+        assert_eq!(drain(&mut cursor), [0]);
+        for number in 1..10 {
+            rotate(&path, 3);
+            append(&path, &line(number));
         }
-        assert_eq!(seen, (0..3_000).collect::<Vec<_>>());
+        assert_eq!(drain(&mut cursor), [7, 8, 9]);
+    }
+
+    #[test]
+    fn numbers_left_out_by_crashes_end_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-json.log");
+        for (number, generation) in [(0, 6), (1, 4), (2, 3), (3, 0)] {
+            append(&generation_path(&path, generation), &line(number));
+        }
+        let mut cursor = LogCursor::from_start(&path).unwrap();
+        assert_eq!(drain(&mut cursor), [0, 1, 2, 3]);
+        rotate(&path, 10);
+        append(&path, &line(4));
+        assert_eq!(drain(&mut cursor), [4]);
     }
 
     #[test]
