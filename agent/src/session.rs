@@ -1,9 +1,11 @@
 //! One session with one manager, from Hello to the end of the stream.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_kit::ca_client::NODE_REMOVED;
+use shoal_kit::reason;
 use shoal_proto::codec;
 use shoal_proto::error::{Failure, chain};
 use shoal_proto::wire;
@@ -212,13 +214,9 @@ async fn send(sender: &mpsc::Sender<wire::AgentMessage>, message: ToManager) -> 
 /// The error in one line, for the log and for `docker info`.
 pub(crate) fn describe(error: &SessionError) -> String {
     match error {
-        SessionError::Refused(status) | SessionError::Broken(status) => {
-            let cause = std::error::Error::source(status.as_ref()).map(chain).unwrap_or_default();
-            if cause.is_empty() || error.to_string().contains(&cause) {
-                error.to_string()
-            } else {
-                format!("{error} ({cause})")
-            }
+        // Whatever came from the transport is no word of the manager's.
+        SessionError::Refused(status) | SessionError::Broken(status) if status.source().is_some() => {
+            format!("manager: {}", reason::describe(status))
         }
         other => chain(other),
     }

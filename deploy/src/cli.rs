@@ -100,8 +100,21 @@ fn report(error: &anyhow::Error) -> i32 {
     1
 }
 
+/// `shoal help service create` is `shoal service create --help`, as with docker.
+fn help_asked(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    match arguments {
+        [program, help, command @ ..] if help == "help" => {
+            let program = std::slice::from_ref(program);
+            Some([program, command, &[OsString::from("--help")]].concat())
+        }
+        _ => None,
+    }
+}
+
 /// Parses the arguments; a help text or an error is printed here and is the exit code.
 fn parse(arguments: &[OsString]) -> Result<Cli, i32> {
+    let asked = help_asked(arguments);
+    let arguments = asked.as_deref().unwrap_or(arguments);
     let error = match flags::adapt(Cli::command()).try_get_matches_from(arguments) {
         Ok(matches) => match Cli::from_arg_matches(&matches) {
             Ok(cli) => return Ok(cli),
@@ -180,6 +193,14 @@ mod tests {
         for text in commands {
             assert!(parse(&words(text)).is_ok(), "{text}");
         }
+    }
+
+    #[test]
+    fn help_is_a_word_as_well() {
+        for text in ["help", "help service", "help service create", "service create --help"] {
+            assert_eq!(parse(&words(text)).err(), Some(0), "{text}");
+        }
+        assert_eq!(parse(&words("help nonsense")).err(), Some(1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shoal_kit::reason::describe;
 use shoal_manager_core::change::{Change, Object, ObjectKey};
 use shoal_manager_core::control::{Context, Planned, Reply, plan_request};
 use shoal_manager_core::store::Store;
@@ -21,7 +22,6 @@ use tokio::time::Instant;
 use crate::ca::service::token_digest;
 use crate::inner::Inner;
 use crate::peers::Lane;
-use crate::raft::network::describe;
 use crate::raft::node::ProposeError;
 use crate::raft::types::{BatchBody, Outcome, RequestMark};
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use shoal_kit::reason::describe;
 use shoal_proto::id::{NodeId, TaskId};
 use shoal_proto::wire::{LogChunk, LogSubscription, RelayLogsRequest};
 use tokio::sync::mpsc;
@@ -10,7 +11,6 @@ use tokio::sync::mpsc;
 use crate::dispatcher::logs::broken;
 use crate::inner::Inner;
 use crate::peers::Lane;
-use crate::raft::network::describe;
 
 /// Lines that wait for the reader of the merged stream.
 const QUEUE: usize = 256;
@@ -105,7 +105,7 @@ async fn collect(
         Ok(mut client) => {
             let request = RelayLogsRequest { node_id: node.to_string(), subscription: Some(subscription.clone()) };
             match client.relay_logs(request).await {
-                Err(status) => describe(&status),
+                Err(status) => format!("the manager it is connected to: {}", describe(&status)),
                 Ok(response) => {
                     let mut stream = response.into_inner();
                     loop {
@@ -123,7 +123,9 @@ async fn collect(
                                 }
                             }
                             Ok(None) => break "the stream of its logs ended early".to_owned(),
-                            Err(status) => break describe(&status),
+                            Err(status) => {
+                                break format!("the manager it is connected to: {}", describe(&status));
+                            }
                         }
                     }
                 }

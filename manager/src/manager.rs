@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_kit::backoff::Backoff;
+use shoal_kit::reason::describe;
 use shoal_kit::tls::{self, DialOptions, Listener, ListenerOptions};
 use shoal_manager_core::change::Change;
 use shoal_manager_core::control::{initial_networks, refuse_autolock};
@@ -27,7 +28,6 @@ use crate::inner::{Inner, ManagerOptions};
 use crate::member_file::MemberFile;
 use crate::peer_service::PeerService;
 use crate::peers::{MESSAGE_LIMIT, Peers, client_over};
-use crate::raft::network::describe;
 use crate::raft::node::{RaftNode, RaftOptions};
 use crate::raft::types::{BatchBody, Outcome, RaftMember};
 use crate::seal::Keyring;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use shoal_kit::backoff::Backoff;
+use shoal_kit::reason::describe;
 use shoal_manager_core::change::{Change, Expect, NodePatch};
 use shoal_manager_core::store::Store;
 use shoal_proto::error::{Failure, chain};
@@ -28,7 +29,6 @@ use tonic::{Code, Status};
 use crate::ca::service::removed;
 use crate::inner::Inner;
 use crate::peers::Lane;
-use crate::raft::network::describe;
 use crate::raft::node::View;
 use crate::raft::types::{BatchBody, Outcome, RaftMember};
 

@@ -123,7 +123,13 @@ impl InspectArgs {
         }
         if self.pretty {
             for service in &services {
-                output::text(pretty::show(service))?;
+                let mut networks = Vec::new();
+                for id in pretty::networks(service) {
+                    // One that is gone, or that this node may not see, is still told by its id.
+                    let network = context.object("networks", id).await.unwrap_or_default();
+                    networks.push(if network.is_null() { id.to_owned() } else { network.text("Name").to_owned() });
+                }
+                output::text(pretty::show(service, &networks))?;
             }
         } else {
             output::inspected(self.format.as_deref(), &services)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use shoal_kit::ca_client::{NODE_REMOVED, TOKEN_ROTATED, TOKEN_UNKNOWN};
 use shoal_kit::join_token::JoinToken;
+use shoal_kit::reason::describe;
 use shoal_manager_core::change::{ApplyError, Change, Expect, NodePatch};
 use shoal_manager_core::store::Store;
 use shoal_proto::id::NodeId;
@@ -24,7 +25,6 @@ use tonic::{Code, Request, Response, Status};
 use crate::ca::{Grant, Request as CertificateRequest};
 use crate::inner::Inner;
 use crate::peers::Lane;
-use crate::raft::network::describe;
 use crate::raft::node::ProposeError;
 use crate::raft::types::{BatchBody, Outcome};
 

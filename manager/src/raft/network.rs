@@ -13,6 +13,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use shoal_kit::reason::describe;
 use shoal_proto::codec;
 use shoal_proto::wire::RaftMessage;
 use tokio::sync::mpsc;
@@ -83,14 +84,6 @@ fn rpc_error(status: &Status) -> RPCError<TypeConfig> {
             RPCError::Unreachable(Unreachable::from_string(describe(status)))
         }
         _ => RPCError::Network(NetworkError::from_string(describe(status))),
-    }
-}
-
-/// A status with the cause that its transport keeps apart.
-pub(crate) fn describe(status: &Status) -> String {
-    match std::error::Error::source(status) {
-        Some(cause) => format!("{}: {}", status.message(), shoal_proto::error::chain(cause)),
-        None => status.message().to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod entropy;
 pub mod identity;
 pub mod join_token;
+pub mod reason;
 pub mod tls;
 
 #[cfg(test)]
