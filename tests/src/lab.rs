@@ -129,13 +129,28 @@ impl Lab {
         path: &str,
         body: &str,
     ) -> anyhow::Result<(u16, serde_json::Value)> {
+        self.request_of_version("1.51", method, host, path, body)
+    }
+
+    /// The same in a version of the API that an older peer speaks as well.
+    ///
+    /// # Errors
+    /// When it does not answer in HTTP.
+    pub fn request_of_version(
+        &self,
+        version: &str,
+        method: &str,
+        host: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<(u16, serde_json::Value)> {
         let socket = self.socket(host);
         let mut stream = UnixStream::connect(socket.trim_start_matches("unix://"))?;
         stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
         let length = body.len();
         write!(
             stream,
-            "{method} /v1.51{path} HTTP/1.0\r\nHost: shoal\r\nConnection: close\r\n\
+            "{method} /v{version}{path} HTTP/1.0\r\nHost: shoal\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         )?;
         stream.write_all(body.as_bytes()).with_context(|| format!("sending {length} bytes to {path}"))?;

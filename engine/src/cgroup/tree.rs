@@ -3,10 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use shoal_engine_sys::process::SingleThread;
+
 /// Where hierarchies are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC`.
 const UNIFIED_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+/// `CGROUP_SUPER_MAGIC`.
+const V1_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
 /// How often something that the kernel finishes in its own time is looked at again, a millisecond apart at first.
 const TRIES: u32 = 200;
 /// The same for hierarchies that dead processes are still in: about five seconds, since whoever has to reap them may be slow.
@@ -34,8 +38,9 @@ impl Layout {
         let mut hierarchies = Vec::new();
         for entry in std::fs::read_dir(root)? {
             let entry = entry?;
-            // Links are second names (`cpu` for `cpu,cpuacct`); the empty v2 of a hybrid host is not used.
-            if entry.file_type()?.is_dir() && entry.file_name() != "unified" {
+            // Links are second names (`cpu` for `cpu,cpuacct`); the empty v2 of a hybrid host is not used, and a folder
+            // that somebody made there is none.
+            if entry.file_type()?.is_dir() && rustix::fs::statfs(entry.path())?.f_type == V1_MAGIC {
                 hierarchies.push(entry.path());
             }
         }
@@ -88,14 +93,22 @@ impl Cgroup {
         }
     }
 
-    /// Moves a process into it, in every hierarchy that has it.
+    /// Moves this process into it, in every hierarchy that has it.
+    ///
+    /// A move of a process takes a lock of the whole kernel that waits for an RCU grace period (8 ms and more). A thread
+    /// that moves itself does without, and a process with one thread is moved with it; on v2 there is no such way.
     ///
     /// # Errors
     /// When no hierarchy has it, or one refuses.
-    pub fn add_process(&self, pid: u32) -> io::Result<()> {
+    pub fn enter(&self, _single: &SingleThread) -> io::Result<()> {
+        let list = match self.layout {
+            Layout::V1(_) => "tasks",
+            Layout::V2(_) => "cgroup.procs",
+        };
         let mut found = false;
         for directory in self.directories() {
-            match std::fs::write(directory.join("cgroup.procs"), pid.to_string()) {
+            // Zero is the writer, whatever its number is here.
+            match std::fs::write(directory.join(list), "0") {
                 Ok(()) => found = true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -134,7 +134,7 @@ fn join(
         ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
         ChildStreams::Pipes { .. } => None,
     };
-    prepared.cgroup.add_process(std::process::id()).map_err(|error| cannot("enter the container's cgroup", &error))?;
+    prepared.cgroup.enter(single).map_err(|error| cannot("enter the container's cgroup", &error))?;
     namespace::enter_all(prepared.init.as_fd(), prepared.init_pid)
         .map_err(|error| cannot("enter the container's namespaces", &error))?;
     match single.fork_sibling().map_err(|error| cannot("fork", &error))? {

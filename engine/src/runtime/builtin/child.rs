@@ -139,8 +139,8 @@ fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure
     let cgroup = Cgroup::open(&config.cgroup).map_err(|error| cannot("use cgroups", &error))?;
     cgroup::create::create(&cgroup, linux.resources().as_ref().unwrap_or(&none))
         .map_err(|error| RuntimeFailure::new(FailureKind::CannotApply, shoal_proto::error::chain(&error)))?;
-    // Its number here may be 1; zero means the writer.
-    cgroup.add_process(0).map_err(|error| cannot("enter the cgroup", &error))
+    let entered = process::SingleThread::prove().and_then(|single| cgroup.enter(&single));
+    entered.map_err(|error| cannot("enter the cgroup", &error))
 }
 
 fn enter_namespaces(namespaces: &Namespaces, spec: &Spec) -> Result<(), RuntimeFailure> {
