@@ -4,6 +4,7 @@ mod api;
 mod chaos;
 mod engine;
 mod hostile;
+mod killed;
 mod parity;
 mod refuse;
 mod repair;

@@ -58,9 +58,10 @@ pub(crate) fn with_upgrade(head: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// A `101` head as the `200` without a length that old clients expect; any other head as it is.
+/// A `101` head as the `200` without a length that old clients expect, in HTTP/1.1 as dockerd answers to HTTP/1.0 as
+/// well; any other head as it is.
 pub(crate) fn downgrade(head: &[u8]) -> Bytes {
-    if !head.starts_with(b"HTTP/1.1 101") {
+    if !head.starts_with(b"HTTP/1.1 101") && !head.starts_with(b"HTTP/1.0 101") {
         return Bytes::copy_from_slice(head);
     }
     let text = String::from_utf8_lossy(head);
@@ -107,6 +108,8 @@ mod tests {
     fn only_a_101_is_rewritten() {
         let head = b"HTTP/1.1 101 UPGRADED\r\ncontent-type: x\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n";
         assert_eq!(downgrade(head).as_ref(), b"HTTP/1.1 200 OK\r\ncontent-type: x\r\n\r\n");
+        let older = b"HTTP/1.0 101 UPGRADED\r\ncontent-type: x\r\n\r\n";
+        assert_eq!(downgrade(older).as_ref(), b"HTTP/1.1 200 OK\r\ncontent-type: x\r\n\r\n");
         let refusal = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n";
         assert_eq!(downgrade(refusal).as_ref(), refusal);
     }
