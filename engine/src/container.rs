@@ -23,6 +23,7 @@ mod change;
 mod create;
 pub mod detach;
 pub(crate) mod end;
+mod endpoint;
 pub(crate) mod file_watch;
 mod files;
 mod inspect;

@@ -23,9 +23,9 @@ pub mod volume;
 
 pub use container::{
     BindOptions, ContainerConfig, ContainersPruneReport, CreateRequest, CreateResponse, DeviceMapping, DeviceRequest,
-    Empty, EndpointIpamConfig, EndpointSettings, HealthConfig, LogConfig, Mount, MountDriver, NetworkingConfig,
-    PortBinding, PortMap, RestartPolicy, StringSet, ThrottleDevice, TmpfsOptions, Top, Ulimit, UpdateResponse,
-    VolumeOptions, WaitError, WaitResponse, WeightDevice,
+    Empty, EndpointIpamConfig, EndpointSettings, HealthConfig, ImageOptions, LogConfig, Mount, MountDriver,
+    NetworkingConfig, PortBinding, PortMap, RestartPolicy, StringSet, ThrottleDevice, TmpfsOptions, Top, Ulimit,
+    UpdateResponse, VolumeOptions, WaitError, WaitResponse, WeightDevice,
 };
 pub use event::{Actor, Event};
 pub use exec::{ExecCreate, ExecInspect, ExecProcessConfig, ExecStart};

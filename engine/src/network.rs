@@ -32,6 +32,7 @@ mod spares;
 mod state;
 pub mod types;
 
+pub(crate) use addresses::parse_mac;
 pub use controller::NetworkController;
 pub use types::{
     AddressPool, ClusterNetwork, ClusterNetworkState, EndpointInfo, EndpointOptions, NetworkOptions, NetworkStatus,

@@ -10,6 +10,7 @@ mod container {
     pub(crate) mod chaos;
     pub(crate) mod checks;
     pub(crate) mod cluster;
+    pub(crate) mod fields;
     pub(crate) mod harness;
     pub(crate) mod life;
     pub(crate) mod neighbour;

@@ -99,6 +99,7 @@ fn plan(
         args,
         config,
         host_config,
+        asked_macs: networks.iter().map(|(name, settings)| (name.clone(), settings.mac_address.clone())).collect(),
         networks,
         ports: Default::default(),
         mounts,

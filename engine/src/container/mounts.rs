@@ -150,21 +150,26 @@ fn from_mount(mount: &Mount) -> Result<MountRecord, Failure> {
         return Err(wrong("field Target must not be empty"));
     }
     let destination = absolute(&mount.target)?;
+    let strange = [
+        ("BindOptions", mount.kind != "bind" && mount.bind_options.is_some()),
+        ("VolumeOptions", mount.kind != "volume" && mount.volume_options.is_some()),
+        ("TmpfsOptions", mount.kind != "tmpfs" && mount.tmpfs_options.is_some()),
+        ("ImageOptions", mount.image_options.is_some()),
+    ];
+    if let Some((name, _)) = strange.iter().find(|(_, given)| *given) {
+        return Err(wrong(&format!("field {name} must not be specified")));
+    }
     let mut record = match mount.kind.as_str() {
         "bind" => from_bind(mount, destination, &wrong)?,
         "volume" => from_volume(mount, destination, &wrong)?,
         "tmpfs" => from_tmpfs(mount, destination, &wrong)?,
-        "" => return Err(Failure::invalid("mount type unknown: \"\"")),
-        other => return Err(Failure::invalid(format!("mount type unknown: \"{other}\""))),
+        _ => return Err(wrong("mount type unknown")),
     };
     record.writable = !mount.read_only;
     Ok(record)
 }
 
 fn from_bind(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure) -> Result<MountRecord, Failure> {
-    if mount.volume_options.is_some() {
-        return Err(wrong("VolumeOptions must not be specified"));
-    }
     if mount.source.is_empty() {
         return Err(wrong("field Source must not be empty"));
     }
@@ -178,6 +183,17 @@ fn from_bind(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure
         return Err(wrong(&format!("invalid propagation mode: {}", record.propagation)));
     }
     (record.non_recursive, record.create_source) = (options.non_recursive, options.create_mountpoint);
+    if (options.read_only_non_recursive || options.read_only_force_recursive) && !mount.read_only {
+        return Err(wrong("ReadOnlyNonRecursive and ReadOnlyForceRecursive need ReadOnly"));
+    }
+    if options.read_only_non_recursive && options.read_only_force_recursive {
+        return Err(wrong("ReadOnlyNonRecursive and ReadOnlyForceRecursive exclude each other"));
+    }
+    if options.read_only_force_recursive && options.non_recursive {
+        return Err(wrong("ReadOnlyForceRecursive and NonRecursive exclude each other"));
+    }
+    // Without either, all below is read-only, too: a kernel that cannot do that is too old for everything else here.
+    record.writable_below = options.read_only_non_recursive;
     if !record.create_source && !Path::new(&record.source).exists() {
         return Err(wrong(&format!("bind source path does not exist: {}", record.source)));
     }
@@ -185,9 +201,6 @@ fn from_bind(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure
 }
 
 fn from_volume(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure) -> Result<MountRecord, Failure> {
-    if mount.bind_options.is_some() {
-        return Err(wrong("BindOptions must not be specified"));
-    }
     let mut record = MountRecord::new(MountKind::Volume, "", destination);
     let options = mount.volume_options.clone().unwrap_or_default();
     "z".clone_into(&mut record.mode);
@@ -316,7 +329,7 @@ mod tests {
             ),
             (mount("volume", "v", ""), "invalid mount config for type \"volume\": field Target must not be empty"),
             (mount("tmpfs", "x", "/x"), "invalid mount config for type \"tmpfs\": field Source must not be specified"),
-            (mount("npipe", "", "/x"), "mount type unknown: \"npipe\""),
+            (mount("npipe", "", "/x"), "invalid mount config for type \"npipe\": mount type unknown"),
         ] {
             assert_eq!(from_mount(&mount).unwrap_err().message, text);
         }

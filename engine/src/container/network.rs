@@ -8,12 +8,12 @@ use std::sync::Arc;
 use shoal_proto::error::Failure;
 
 use super::instance::Container;
-use super::ports;
 use super::record::Record;
 use super::teardown::Teardowns;
+use super::{endpoint, ports};
 use crate::engine::Inner;
 use crate::model::{EndpointSettings, NetworkingConfig};
-use crate::network::{EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, SandboxOptions};
+use crate::network::{EndpointInfo, OverlayAttachment, PortPublish, SandboxOptions};
 
 /// Where a container's network is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,38 +88,9 @@ pub(crate) fn initial(
         networks.entry(network_of(mode).to_owned()).or_default();
     }
     for (name, settings) in &networks {
-        if wants_address(settings) && matches!(name.as_str(), "bridge" | "host" | "none") {
-            return Err(Failure::invalid(
-                "invalid config for network bridge: user specified IP address is supported on user defined networks only",
-            ));
-        }
-        endpoint_options(settings, &[])?;
+        endpoint::check(name, settings)?;
     }
     Ok(networks)
-}
-
-fn wants_address(settings: &EndpointSettings) -> bool {
-    settings.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv4_address.is_empty())
-}
-
-fn endpoint_options(settings: &EndpointSettings, names: &[&str]) -> Result<EndpointOptions, Failure> {
-    let wanted = settings.ipam_config.as_ref().map_or("", |ipam| ipam.ipv4_address.as_str());
-    let ip = match wanted {
-        "" => None,
-        text => {
-            let address: Result<Ipv4Addr, _> = text.parse();
-            Some(address.map_err(|_| Failure::invalid(format!("invalid IPv4 address: {text}")))?)
-        }
-    };
-    let mut aliases: Vec<String> = settings.aliases.clone().unwrap_or_default();
-    aliases.extend(names.iter().filter(|name| !name.is_empty()).map(|name| (*name).to_owned()));
-    Ok(EndpointOptions {
-        ip,
-        mac: (!settings.mac_address.is_empty()).then(|| settings.mac_address.clone()),
-        aliases,
-        gateway_priority: settings.gw_priority,
-        ..EndpointOptions::default()
-    })
 }
 
 /// Name servers and names of a container's namespace.
@@ -204,8 +175,12 @@ async fn attach_one(
     publish: Vec<PortPublish>,
 ) -> Result<EndpointInfo, Failure> {
     let settings = record.networks.get(name).cloned().unwrap_or_default();
-    let mut options = endpoint_options(&settings, &[&record.id[..12]])?;
-    if options.mac.is_none() && !record.config.mac_address.is_empty() {
+    let mut options = endpoint::options(&settings, &[&record.id[..12]])?;
+    // The container's own is that of its first network.
+    if options.mac.is_none()
+        && !record.config.mac_address.is_empty()
+        && name == network_of(&record.host_config.network_mode)
+    {
         options.mac = Some(record.config.mac_address.clone());
     }
     options.hostname.clone_from(&record.config.hostname);
@@ -260,8 +235,8 @@ fn fill(settings: &mut EndpointSettings, endpoint: &EndpointInfo) {
 /// Takes what a container got out of its record again; what was asked for stays.
 pub(crate) fn forget(record: &mut Record) {
     record.ports.clear();
-    let asked_mac = record.config.mac_address.clone();
-    for settings in record.networks.values_mut() {
+    for (name, settings) in &mut record.networks {
+        let asked_mac = record.asked_macs.get(name).filter(|mac| !mac.is_empty());
         *settings = EndpointSettings {
             ipam_config: settings.ipam_config.take(),
             links: settings.links.take(),
@@ -269,7 +244,7 @@ pub(crate) fn forget(record: &mut Record) {
             driver_opts: settings.driver_opts.take(),
             gw_priority: settings.gw_priority,
             network_id: std::mem::take(&mut settings.network_id),
-            mac_address: asked_mac.clone(),
+            mac_address: asked_mac.cloned().unwrap_or_default(),
             ..EndpointSettings::default()
         };
     }
@@ -335,8 +310,12 @@ pub(crate) async fn connect(
             format!("endpoint with name {} already exists in network {}", container.name(), found.name),
         ));
     }
-    endpoint_options(&settings, &[])?;
-    container.record().networks.insert(found.name.clone(), settings);
+    endpoint::check(&found.name, &settings)?;
+    {
+        let mut record = container.record();
+        record.asked_macs.insert(found.name.clone(), settings.mac_address.clone());
+        record.networks.insert(found.name.clone(), settings);
+    }
     if running {
         let record = container.record().clone();
         match attach_one(inner, &record, &found.name, Vec::new()).await {
@@ -382,7 +361,11 @@ pub(crate) async fn disconnect(
         }
         tell(inner, "disconnect", &found.id, &found.name, &container.id);
     }
-    container.record().networks.remove(&found.name);
+    {
+        let mut record = container.record();
+        record.networks.remove(&found.name);
+        record.asked_macs.remove(&found.name);
+    }
     if running {
         super::files::rewrite_hosts(inner, container);
     }
@@ -394,7 +377,6 @@ pub(crate) async fn disconnect(
 mod tests {
     use super::super::record::tests::record;
     use super::*;
-    use crate::model::EndpointIpamConfig;
 
     fn asked(names: &[&str]) -> NetworkingConfig {
         let endpoints = names.iter().map(|name| ((*name).to_owned(), None)).collect();
@@ -432,19 +414,6 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_refused_on_the_default_bridge() {
-        let settings = EndpointSettings {
-            ipam_config: Some(EndpointIpamConfig { ipv4_address: "10.0.0.9".to_owned(), ..Default::default() }),
-            ..EndpointSettings::default()
-        };
-        let config = |name: &str| NetworkingConfig {
-            endpoints_config: Some([(name.to_owned(), Some(settings.clone()))].into()),
-        };
-        assert!(initial("default", false, &config("bridge"), &[]).is_err());
-        assert!(initial("lan", false, &config("lan"), &[]).is_ok());
-    }
-
-    #[test]
     fn an_end_keeps_what_was_asked_for() {
         let mut subject = record(&"7".repeat(64), "c");
         let settings = EndpointSettings {
@@ -452,12 +421,16 @@ mod tests {
             ip_address: "172.18.0.2".to_owned(),
             endpoint_id: "e".to_owned(),
             network_id: "n".to_owned(),
+            mac_address: "02:42:ac:12:00:02".to_owned(),
             ..EndpointSettings::default()
         };
-        subject.networks.insert("lan".to_owned(), settings);
+        subject.networks.insert("lan".to_owned(), settings.clone());
+        subject.networks.insert("wan".to_owned(), settings);
+        subject.asked_macs.insert("wan".to_owned(), "02:42:ac:12:00:02".to_owned());
         forget(&mut subject);
         let settings = &subject.networks["lan"];
         assert_eq!((settings.ip_address.as_str(), settings.endpoint_id.as_str()), ("", ""));
+        assert_eq!((settings.mac_address.as_str(), subject.networks["wan"].mac_address.len()), ("", 17));
         assert_eq!((settings.network_id.as_str(), settings.aliases.as_deref()), ("n", Some(&["db".to_owned()][..])));
     }
 }

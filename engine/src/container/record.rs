@@ -44,6 +44,9 @@ pub struct Record {
     pub host_config: HostConfig,
     /// Networks by name; what was asked for, and while it runs what it got.
     pub networks: BTreeMap<String, EndpointSettings>,
+    /// Hardware addresses that were asked for, by network.
+    #[serde(default)]
+    pub asked_macs: BTreeMap<String, String>,
     /// Ports published while it runs.
     #[serde(default)]
     pub ports: BTreeMap<String, Option<Vec<crate::model::PortBinding>>>,
@@ -120,6 +123,9 @@ pub struct MountRecord {
     /// Without the mounts below the source?
     #[serde(default)]
     pub non_recursive: bool,
+    /// When it is read-only: can what is mounted below it be written?
+    #[serde(default)]
+    pub writable_below: bool,
     /// Make a missing source?
     #[serde(default)]
     pub create_source: bool,
@@ -154,6 +160,7 @@ impl MountRecord {
             writable: true,
             propagation: String::new(),
             non_recursive: false,
+            writable_below: false,
             create_source: false,
             no_copy: false,
             subpath: String::new(),
@@ -244,6 +251,7 @@ pub(crate) mod tests {
             config: ContainerConfig { image: "bb:latest".to_owned(), ..ContainerConfig::default() },
             host_config: HostConfig::default(),
             networks: BTreeMap::new(),
+            asked_macs: BTreeMap::new(),
             ports: BTreeMap::new(),
             mounts: vec![MountRecord::new(MountKind::Bind, "/a", "/b")],
             internal: InternalOptions::default(),

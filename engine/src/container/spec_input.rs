@@ -52,6 +52,7 @@ pub(crate) fn describe(
             add: host.cap_add.clone().unwrap_or_default(),
             drop: host.cap_drop.clone().unwrap_or_default(),
         },
+        writable_cgroups: security.writable_cgroups,
         seccomp: security.seccomp,
         apparmor_profile: security.apparmor,
         masked_paths: host.masked_paths.clone(),
@@ -149,7 +150,16 @@ pub(crate) fn overlay(environment: &mut Vec<String>, over: &[String]) {
     }
 }
 
+/// Checks the security options.
+///
+/// # Errors
+/// With the first that is wrong, or not offered.
+pub(super) fn check_security(host: &HostConfig) -> Result<(), Failure> {
+    Security::read(host).map(|_| ())
+}
+
 struct Security {
+    writable_cgroups: bool,
     seccomp: SeccompChoice,
     apparmor: Option<String>,
     no_new_privileges: bool,
@@ -157,9 +167,10 @@ struct Security {
 
 impl Security {
     fn read(host: &HostConfig) -> Result<Self, Failure> {
-        let mut security = Self { seccomp: SeccompChoice::Default, apparmor: None, no_new_privileges: false };
+        let mut security =
+            Self { writable_cgroups: false, seccomp: SeccompChoice::Default, apparmor: None, no_new_privileges: false };
         for option in host.security_opt.iter().flatten() {
-            let invalid = || Failure::invalid(format!("invalid --security-opt: {option:?}"));
+            let invalid = |number: u8| Failure::invalid(format!("invalid --security-opt {number}: {option:?}"));
             let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
             match (name, value) {
                 ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
@@ -181,7 +192,9 @@ impl Security {
                         format!("SELinux labels are not offered: {option}"),
                     ));
                 }
-                _ => return Err(invalid()),
+                ("writable-cgroups", "true" | "false") => security.writable_cgroups = value == "true",
+                _ if value.is_empty() => return Err(invalid(1)),
+                _ => return Err(invalid(2)),
             }
         }
         Ok(security)
@@ -275,7 +288,7 @@ fn one_mount(mount: &ResolvedMount) -> Result<MountInput, Failure> {
                         .ok_or_else(|| Failure::invalid(format!("invalid propagation mode: {name}")))?,
                 ),
             },
-            read_only_non_recursive: false,
+            read_only_non_recursive: record.writable_below,
         },
     };
     Ok(MountInput { destination: PathBuf::from(&record.destination), read_only: !record.writable, kind })

@@ -4,11 +4,16 @@ use std::net::IpAddr;
 
 use shoal_proto::error::{ErrorKind, Failure};
 
+mod platform;
+
 use super::signal;
 use crate::model::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy, UpdateRequest};
 use crate::options::{EngineOptions, INNER_RUNTIMES};
+use crate::runtime::capabilities;
 
 const MIB: i64 = 1024 * 1024;
+/// The kernel's.
+const LONGEST_HOST_NAME: usize = 64;
 /// Less than this a container cannot start with.
 const LEAST_MEMORY: i64 = 6 * MIB;
 /// Options of the json-file log driver.
@@ -56,6 +61,10 @@ pub fn config(config: &ContainerConfig) -> Result<(), Failure> {
     }
     for port in config.exposed_ports.iter().flatten().map(|(port, _)| port) {
         super::ports::parse_port(port)?;
+    }
+    super::endpoint::check_mac(&config.mac_address)?;
+    if config.hostname.len() > LONGEST_HOST_NAME || config.domainname.len() > LONGEST_HOST_NAME {
+        return invalid(format!("invalid hostname or domain name: longer than {LONGEST_HOST_NAME} bytes"));
     }
     if let Some(health) = &config.healthcheck {
         check_health(health)?;
@@ -106,6 +115,9 @@ pub fn host_config(
         return invalid("SHM size can not be less than 0");
     }
     runtime(options, &host.runtime)?;
+    platform::check(host)?;
+    capabilities(host)?;
+    super::spec_input::check_security(host)?;
     log_config(&host.log_config)?;
     namespaces(config, host)?;
     super::ports::publish_list(config, host)?;
@@ -122,6 +134,9 @@ pub fn host_config(
             ErrorKind::NotImplemented,
             "links are not offered: put both containers on a network of their own, where their names resolve",
         ));
+    }
+    if let Some(option) = host.storage_opt.iter().flatten().map(|(name, _)| name).find(|name| *name != "size") {
+        return invalid(format!("Unknown option {option}"));
     }
     if host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()) {
         return invalid(
@@ -143,6 +158,15 @@ pub fn host_config(
         warnings.push("Kernel memory limits are ignored: the kernel has no such limit any more".to_owned());
     }
     Ok(warnings)
+}
+
+fn capabilities(host: &HostConfig) -> Result<(), Failure> {
+    for (field, list) in [("CapAdd", &host.cap_add), ("CapDrop", &host.cap_drop)] {
+        if let Some(name) = list.iter().flatten().find_map(|name| capabilities::unknown(name)) {
+            return invalid(format!("invalid {field}: unknown capability: \"{name}\""));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a restart policy.
@@ -175,6 +199,12 @@ fn limits(host: &HostConfig) -> Result<(), Failure> {
         return invalid(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100"));
     }
     cpu(host.nano_cpus, host.cpu_period, host.cpu_quota)?;
+    if host.cpu_realtime_period != 0 && host.cpu_realtime_runtime > host.cpu_realtime_period {
+        return invalid("cpu real-time runtime cannot be higher than cpu real-time period");
+    }
+    if host.cpu_shares < 0 {
+        return invalid(format!("invalid CPU shares ({}): value must be a positive integer", host.cpu_shares));
+    }
     if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
         return invalid("Range of blkio weight is from 10 to 1000");
     }
@@ -316,6 +346,12 @@ fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<(), Failure
         if shares && !config.hostname.is_empty() {
             return invalid("conflicting options: hostname and the network mode");
         }
+        if !config.mac_address.is_empty() {
+            return invalid("conflicting options: mac-address and the network mode");
+        }
+        if shares && config.exposed_ports.as_ref().is_some_and(|ports| !ports.is_empty()) {
+            return invalid("conflicting options: port exposing and the container type network mode");
+        }
         if shares && host.dns.as_ref().is_some_and(|dns| !dns.is_empty()) {
             return invalid("conflicting options: dns and the network mode");
         }
@@ -338,6 +374,9 @@ fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<(), Failure
     }
     if !matches!(host.uts_mode.as_str(), "" | "host") {
         return invalid(format!("invalid UTS mode: {}", host.uts_mode));
+    }
+    if host.uts_mode == "host" && !(config.hostname.is_empty() && config.domainname.is_empty()) {
+        return invalid("conflicting options: hostname and the UTS mode");
     }
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return invalid(format!("invalid user namespace mode: {}", host.userns_mode));
@@ -409,6 +448,7 @@ fn default_swap(memory: i64, cgroups: &crate::stats::Cgroups) -> i64 {
 /// # Errors
 /// When the result would be wrong; nothing is changed then.
 pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<(), Failure> {
+    fixed(update)?;
     let mut next = host.clone();
     if !update.restart_policy.name.is_empty() {
         restart_policy(&update.restart_policy)?;
@@ -453,9 +493,45 @@ pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<(), Failu
     if update.pids_limit.is_some() {
         next.pids_limit = update.pids_limit;
     }
+    if update.memory_swappiness.is_some() {
+        next.memory_swappiness = update.memory_swappiness;
+    }
+    if update.oom_kill_disable.is_some_and(|disable| Some(disable) != next.oom_kill_disable) {
+        return invalid("OomKillDisable of a container cannot be updated: make a new one");
+    }
+    if update.blkio_weight_device.as_ref().is_some_and(|list| !list.is_empty()) {
+        next.blkio_weight_device.clone_from(&update.blkio_weight_device);
+    }
+    for (mine, new) in [
+        (&mut next.blkio_device_read_bps, &update.blkio_device_read_bps),
+        (&mut next.blkio_device_write_bps, &update.blkio_device_write_bps),
+        (&mut next.blkio_device_read_iops, &update.blkio_device_read_iops),
+        (&mut next.blkio_device_write_iops, &update.blkio_device_write_iops),
+    ] {
+        if new.as_ref().is_some_and(|list| !list.is_empty()) {
+            mine.clone_from(new);
+        }
+    }
     limits(&next)?;
     *host = next;
     Ok(())
+}
+
+/// What a container has for life.
+fn fixed(update: &UpdateRequest) -> Result<(), Failure> {
+    let some = |list: &Option<Vec<serde_json::Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let asked = [
+        ("Devices", some(&update.devices)),
+        ("DeviceCgroupRules", some(&update.device_cgroup_rules)),
+        ("DeviceRequests", some(&update.device_requests)),
+        ("Ulimits", some(&update.ulimits)),
+        ("CgroupParent", !update.cgroup_parent.is_empty()),
+        ("Init", update.init.is_some()),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        Some((name, _)) => invalid(format!("{name} of a container cannot be updated: make a new one")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

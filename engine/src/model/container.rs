@@ -253,6 +253,9 @@ model! {
         /// For `volume`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub volume_options: Option<VolumeOptions>,
+        /// For `image`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub image_options: Option<ImageOptions>,
         /// For `tmpfs`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub tmpfs_options: Option<TmpfsOptions>,
@@ -295,6 +298,15 @@ model! {
         /// Driver of a volume made for this mount.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub driver_config: Option<MountDriver>,
+    }
+}
+
+model! {
+    /// Options of an image mount.
+    pub struct ImageOptions {
+        /// A folder in the image.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        pub subpath: String,
     }
 }
 

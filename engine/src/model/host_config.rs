@@ -199,6 +199,34 @@ model! {
         pub memory_swap: i64,
         /// Processes.
         pub pids_limit: Option<i64>,
+        /// 0 to 100.
+        pub memory_swappiness: Option<i64>,
+        /// Do not kill at the memory limit?
+        pub oom_kill_disable: Option<bool>,
+        /// By device.
+        pub blkio_weight_device: Option<Vec<WeightDevice>>,
+        /// By device.
+        pub blkio_device_read_bps: Option<Vec<ThrottleDevice>>,
+        /// By device.
+        pub blkio_device_write_bps: Option<Vec<ThrottleDevice>>,
+        /// By device.
+        #[serde(rename = "BlkioDeviceReadIOps")]
+        pub blkio_device_read_iops: Option<Vec<ThrottleDevice>>,
+        /// By device.
+        #[serde(rename = "BlkioDeviceWriteIOps")]
+        pub blkio_device_write_iops: Option<Vec<ThrottleDevice>>,
+        /// Not to be changed, as the following: given, they are refused.
+        pub devices: Option<Vec<serde_json::Value>>,
+        /// Rules of the device cgroup.
+        pub device_cgroup_rules: Option<Vec<serde_json::Value>>,
+        /// Devices of drivers.
+        pub device_requests: Option<Vec<serde_json::Value>>,
+        /// Limits of processes.
+        pub ulimits: Option<Vec<serde_json::Value>>,
+        /// Parent cgroup.
+        pub cgroup_parent: String,
+        /// An init process.
+        pub init: Option<bool>,
         /// When to start it again; an empty name leaves it.
         pub restart_policy: RestartPolicy,
     }

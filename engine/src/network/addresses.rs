@@ -100,7 +100,7 @@ pub(super) fn format_mac(mac: Mac) -> String {
 ///
 /// # Errors
 /// When it is no unicast hardware address.
-pub(super) fn parse_mac(text: &str) -> Result<Mac, Failure> {
+pub(crate) fn parse_mac(text: &str) -> Result<Mac, Failure> {
     let invalid = || Failure::invalid(format!("invalid MAC address: {text}"));
     let bytes: Vec<u8> = text
         .split([':', '-'])

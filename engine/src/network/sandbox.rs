@@ -93,6 +93,7 @@ impl Core {
         let network_id = endpoint.info.network_id.clone();
         let work = || {
             self.plug(id, &endpoint, &bridge)?;
+            self.adjust(id, &endpoint, options)?;
             lock(&self.state).rebuild_zone(&network_id);
             if !endpoint.info.ports.is_empty() {
                 self.sync_host_rules()?;
@@ -156,6 +157,32 @@ impl Core {
         requests.extend(endpoint.info.ip.map(|addr| address::add(Address { link: index, addr, prefix_len })));
         requests.extend(gateway.map(|gateway| address::put_route(address::default_route(gateway, index))));
         kernel.route.batch(&requests).into_iter().collect::<Result<(), _>>()?;
+        Ok(())
+    }
+
+    /// What was asked for of the link besides its address.
+    fn adjust(&self, id: &str, endpoint: &Endpoint, options: &EndpointOptions) -> Result<()> {
+        if options.link_local.is_empty() && options.sysctls.is_empty() {
+            return Ok(());
+        }
+        let live = self.live(id)?;
+        let name = &endpoint.info.interface;
+        {
+            let mut kernel = lock(&live.kernel);
+            let index = link::find(&mut kernel.route, name)?.ok_or_else(|| vanished(name))?.index;
+            for addr in &options.link_local {
+                kernel.route.request(address::add(Address { link: index, addr: *addr, prefix_len: 16 }))?;
+            }
+        }
+        let namespace = live.namespace().map_err(NetworkError::io(format!("open {}", live.path.display())))?;
+        for (path, value) in &options.sysctls {
+            let path = format!("/proc/sys/{}", path.replace("IFNAME", name));
+            // What is below net/ shows the namespace of whoever opens it.
+            namespace
+                .enter(|| std::fs::write(&path, value))
+                .and_then(|written| written)
+                .map_err(|error| Failure::invalid(format!("cannot set {path} to {value:?}: {error}")))?;
+        }
         Ok(())
     }
 

@@ -113,6 +113,10 @@ pub struct EndpointOptions {
     pub gateway_priority: i64,
     /// Name of the link in the sandbox; `None` takes the next `eth<n>`.
     pub interface: Option<String>,
+    /// More addresses of the link, of 169.254.0.0/16.
+    pub link_local: Vec<Ipv4Addr>,
+    /// Kernel settings of the link: paths below `/proc/sys`, with `IFNAME` for its name, and values.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// A wish to publish a port of a container on the host.

@@ -111,6 +111,13 @@ pub(super) fn choose(input: &SpecInput) -> Result<Vec<String>, SpecError> {
     Ok(chosen)
 }
 
+/// The full name of a capability that does not exist; `None` for one that does, and for `ALL`.
+pub fn unknown(name: &str) -> Option<String> {
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+    (full != "CAP_ALL" && !NAMES.contains(&full.as_str())).then_some(full)
+}
+
 fn contains_all(names: &[String]) -> bool {
     names.iter().any(|name| name == "ALL")
 }

@@ -57,6 +57,8 @@ pub struct SpecInput {
     pub masked_paths: Option<Vec<String>>,
     /// Paths that are made read-only; `None` is the default list.
     pub read_only_paths: Option<Vec<String>>,
+    /// Whether it may make cgroups below its own.
+    pub writable_cgroups: bool,
     /// Whether `execve` may never grant more than the process has.
     pub no_new_privileges: bool,
     /// All capabilities, all devices, no filter, nothing masked.

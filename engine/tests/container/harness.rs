@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, chaos, cluster, life, neighbour, restore, sessions};
+use super::{bench, chaos, cluster, fields, life, neighbour, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -52,6 +52,7 @@ const TESTS: &[(&str, Test)] = tests![
     life::a_failed_start_leaves_nothing,
     life::init_is_the_first_process,
     life::prune_takes_the_stopped,
+    fields::every_field_is_heard,
     sessions::attach_before_the_start,
     sessions::detach_keys_leave_it_running,
     sessions::terminals,

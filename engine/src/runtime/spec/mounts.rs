@@ -53,7 +53,8 @@ pub(super) fn plan(input: &SpecInput) -> Result<Vec<Mount>, SpecError> {
 }
 
 fn defaults(input: &SpecInput) -> Result<Vec<Mount>, SpecError> {
-    let write = if input.privileged { "rw" } else { "ro" };
+    let write = |writable: bool| if writable { "rw" } else { "ro" };
+    let (sys, cgroups) = (write(input.privileged), write(input.privileged || input.writable_cgroups));
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
@@ -63,8 +64,8 @@ fn defaults(input: &SpecInput) -> Result<Vec<Mount>, SpecError> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         )?,
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", write])?,
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &[write, "nosuid", "noexec", "nodev"])?,
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys])?,
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &[cgroups, "nosuid", "noexec", "nodev"])?,
     ];
     if input.ipc == NamespaceMode::Host {
         // A host that has no queues mounted has none to share.
