@@ -32,6 +32,7 @@ pub(crate) mod launch;
 pub mod lifecycle;
 pub mod list;
 pub mod log_reader;
+pub(crate) mod log_source;
 mod log_stream;
 pub mod merge;
 pub mod mounts;

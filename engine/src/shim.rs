@@ -24,3 +24,4 @@ mod zygote;
 
 pub use entry::main;
 pub use init::init_main;
+pub(crate) use server::say;

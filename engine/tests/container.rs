@@ -13,6 +13,7 @@ mod container {
     pub(crate) mod fields;
     pub(crate) mod harness;
     pub(crate) mod life;
+    pub(crate) mod logging;
     pub(crate) mod neighbour;
     pub(crate) mod restore;
     pub(crate) mod sessions;

@@ -67,7 +67,8 @@ impl Executor for EngineExecutor {
         let options = self.shared.engine.options();
         let credentials = self.shared.identity.current();
         let plugins = ["bridge", "host", "none", "overlay"].map(|driver| ("Network".to_owned(), driver.to_owned()));
-        let logs = ["json-file", "none"].map(|driver| ("Log".to_owned(), driver.to_owned()));
+        let logs =
+            ["journald", "json-file", "local", "none", "syslog"].map(|driver| ("Log".to_owned(), driver.to_owned()));
         Ok(NodeDescription {
             hostname: options.hostname.clone(),
             platform: Platform { architecture: info.architecture, os: info.os_type },

@@ -15,11 +15,6 @@ use super::streams::WaitingClient;
 use crate::health::HealthState;
 use crate::shim::client::Shim;
 
-/// Log file of a container, in its folder.
-pub(crate) fn log_name(id: &str) -> String {
-    format!("{id}-json.log")
-}
-
 /// What others wait for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Progress {
@@ -116,7 +111,7 @@ impl Container {
     }
 
     pub(crate) fn log_path(&self) -> PathBuf {
-        self.folder.join(log_name(&self.id))
+        super::log_source::json_file(&self.folder, &self.id)
     }
 
     /// Takes a step. Who waits is told by [`Self::tell`], once what follows is done.

@@ -12,7 +12,7 @@ use shoal_engine_sys::fs::Directory;
 use super::instance::Container;
 use super::lifecycle::Phase;
 use super::record::{MountKind, MountRecord, Record};
-use super::{files, signal, spec_input, validate};
+use super::{files, log_source, signal, spec_input};
 use crate::cgroup::Cgroup;
 use crate::engine::Inner;
 use crate::model::{ExecCreate, HostConfig};
@@ -80,6 +80,8 @@ pub(crate) struct Disk {
     pub(crate) files: Vec<(PathBuf, String)>,
     /// Who the process runs as.
     pub(crate) user: ContainerUser,
+    /// Where its log goes.
+    pub(crate) log: LogSink,
     /// The root file system.
     pub(crate) rootfs: Option<RootfsMount>,
 }
@@ -90,7 +92,12 @@ pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
     let record = container.record().clone();
     files::prepare(&record, &container.folder)?;
     let rootfs = inner.snapshots.describe(&record.id)?;
-    let mut disk = Disk { user: user_of(inner, container, &record)?, rootfs: Some(rootfs), ..Disk::default() };
+    let mut disk = Disk {
+        user: user_of(inner, container, &record)?,
+        log: log_source::sink(&record, &container.folder, &inner.options.hostname)?,
+        rootfs: Some(rootfs),
+        ..Disk::default()
+    };
     for mount in &record.mounts {
         let source = match mount.kind {
             MountKind::Volume => volume_source(inner, &record.id, mount)?,
@@ -197,45 +204,6 @@ fn runtime_of(inner: &Inner, name: &str) -> Result<RuntimeKind, Failure> {
     Ok(RuntimeKind::Binary { path: path.clone(), args: Vec::new() })
 }
 
-fn log_sink(record: &Record, log_path: PathBuf) -> Result<LogSink, Failure> {
-    let log = &record.host_config.log_config;
-    if log.kind == "none" {
-        return Ok(LogSink::None);
-    }
-    Ok(LogSink::JsonFile {
-        path: log_path,
-        max_size_bytes: validate::log_size(log)?,
-        max_file: validate::log_files(log)?,
-        attributes: log_attributes(record),
-    })
-}
-
-/// Labels and variables that the log options name, and the tag.
-fn log_attributes(record: &Record) -> Vec<(String, String)> {
-    let options = &record.host_config.log_config.config;
-    let names = |option: &str| -> Vec<String> {
-        options.get(option).map(|list| list.split(',').map(|name| name.trim().to_owned()).collect()).unwrap_or_default()
-    };
-    let mut attributes = Vec::new();
-    for label in names("labels") {
-        if let Some(value) = record.config.labels.get(&label) {
-            attributes.push((label, value.clone()));
-        }
-    }
-    for wanted in names("env") {
-        let value = record.config.env.iter().flatten().find_map(|entry| entry.strip_prefix(&format!("{wanted}=")));
-        if let Some(value) = value {
-            attributes.push((wanted, value.to_owned()));
-        }
-    }
-    if let Some(tag) = options.get("tag") {
-        attributes
-            .push(("tag".to_owned(), tag.replace("{{.ID}}", &record.id[..12]).replace("{{.Name}}", &record.name)));
-    }
-    attributes.sort();
-    attributes
-}
-
 /// The terminal's size; none when a side is zero.
 fn console_size([rows, columns]: [u32; 2]) -> Option<WindowSize> {
     let (rows, columns) = (u16::try_from(rows).ok()?, u16::try_from(columns).ok()?);
@@ -266,7 +234,6 @@ fn user_of(inner: &Arc<Inner>, container: &Arc<Container>, record: &Record) -> R
 #[tracing::instrument(level = "debug", skip_all)]
 pub(crate) async fn spawn(
     inner: &Arc<Inner>,
-    container: &Arc<Container>,
     record: &Record,
     namespace: Option<PathBuf>,
     disk: Disk,
@@ -284,7 +251,7 @@ pub(crate) async fn spawn(
         console_size: console_size(record.host_config.console_size),
         open_stdin: record.config.open_stdin,
         stdin_once: record.config.stdin_once,
-        log: log_sink(record, container.log_path())?,
+        log: disk.log,
         rootfs: Some(rootfs),
         cgroup: input.cgroup.clone(),
     };

@@ -1,4 +1,5 @@
-//! Reads json-file logs: `<path>` and its older generations `<path>.1`, `<path>.2`, ...
+//! Reads logs of the file drivers: `<path>` and its older generations `<path>.1`, `<path>.2`, ..., some of them packed
+//! (`<path>.3.gz`).
 //!
 //! ## Design notes
 //! A cursor owns open files, oldest first, so that a rotation under it takes nothing away. Names say nothing for long: the
@@ -7,6 +8,9 @@
 //! next one written; the files are found step by step that way. A file without links was deleted: whatever is left is
 //! newer. A line without its line feed is being written, or was torn by a crash: at the end of the newest file it stays
 //! in the buffer until it is whole, at the end of an older file it is dropped. Damaged lines are skipped.
+//!
+//! A packed file takes the number of the plain one that it was made of, before that goes, and tells in its header which one
+//! that was. What is in it is unpacked into a file without a name when its turn comes.
 //!
 //! As in dockerd, `tail` counts records before they are filtered.
 
@@ -22,6 +26,9 @@ use serde::Deserialize;
 use shoal_proto::time::Timestamp;
 
 use super::api::{LogFrame, LogOptions, OutputKind};
+use crate::logs::file::numbered;
+use crate::logs::json_file::Stream;
+use crate::logs::{local, packed_identity};
 
 /// Bytes read at once.
 const BLOCK: usize = 64 * 1024;
@@ -36,15 +43,28 @@ const GAPS: u32 = 8;
 #[derive(Debug)]
 pub struct LogCursor {
     path: PathBuf,
+    format: LogFormat,
     /// Files still to be read, the oldest first. Empty only until the first one appears.
     files: VecDeque<Generation>,
     buffer: Vec<u8>,
+}
+
+/// How records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    JsonLines,
+    /// The local driver's records.
+    Local,
 }
 
 #[derive(Debug)]
 struct Generation {
     file: File,
     inode: u64,
+    packed: bool,
+    /// What a packed one holds, once it was looked at.
+    unpacked: Option<File>,
     offset: u64,
     /// The number it had when last seen; it is not less now.
     number: u32,
@@ -52,39 +72,83 @@ struct Generation {
 
 impl Generation {
     fn open(path: &Path, number: u32) -> io::Result<Option<Self>> {
-        match File::open(generation_path(path, number)) {
-            Ok(file) => {
-                let inode = file.metadata()?.ino();
-                Ok(Some(Self { file, inode, offset: 0, number }))
+        // The packed one comes before the plain one goes.
+        for packed in [false, true] {
+            match File::open(numbered(path, number, packed)) {
+                Ok(file) => {
+                    let inode = file.metadata()?.ino();
+                    return Ok(Some(Self { file, inode, packed, unpacked: None, offset: 0, number }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        }
+        Ok(None)
+    }
+
+    /// Is it what has that number now?
+    fn is_at(&self, path: &Path, number: u32) -> io::Result<bool> {
+        if inode_of(&numbered(path, number, self.packed))? == Some(self.inode) {
+            return Ok(true);
+        }
+        if self.packed {
+            return Ok(false);
+        }
+        match File::open(numbered(path, number, true)) {
+            Ok(packed) => packed_identity(&packed, &self.file.metadata()?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     /// Does it still have its number?
     fn in_place(&self, path: &Path) -> io::Result<bool> {
-        Ok(inode_of(path, self.number)? == Some(self.inode))
+        self.is_at(path, self.number)
     }
 
     /// Brings its number up to date. `false`: it has none any more.
     fn locate(&mut self, path: &Path) -> io::Result<bool> {
         for number in self.number..GENERATIONS {
-            if inode_of(path, number)? == Some(self.inode) {
+            if self.is_at(path, number)? {
                 self.number = number;
                 return Ok(true);
             }
         }
         Ok(false)
     }
+
+    /// The file with its records.
+    fn records(&mut self) -> io::Result<&File> {
+        if !self.packed {
+            return Ok(&self.file);
+        }
+        let unpacked = match self.unpacked.take() {
+            Some(unpacked) => unpacked,
+            None => unpack(&self.file)?,
+        };
+        Ok(self.unpacked.insert(unpacked))
+    }
 }
 
-fn inode_of(path: &Path, number: u32) -> io::Result<Option<u64>> {
-    match std::fs::metadata(generation_path(path, number)) {
+/// Unpacks into memory that has no name: it may be swapped out, and is gone with its last reader.
+fn unpack(packed: &File) -> io::Result<File> {
+    let memory = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut unpacked = File::from(memory);
+    io::copy(&mut flate2::read::GzDecoder::new(packed), &mut unpacked)?;
+    Ok(unpacked)
+}
+
+fn inode_of(path: &Path) -> io::Result<Option<u64>> {
+    match std::fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Has a file that number?
+fn is_taken(path: &Path, number: u32) -> io::Result<bool> {
+    Ok(inode_of(&numbered(path, number, false))?.is_some() || inode_of(&numbered(path, number, true))?.is_some())
 }
 
 /// What a read gave.
@@ -96,35 +160,30 @@ pub struct Batch {
     pub at_end: bool,
 }
 
-fn generation_path(path: &Path, number: u32) -> PathBuf {
-    if number == 0 {
-        return path.to_owned();
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
-}
-
 impl LogCursor {
     /// At the beginning of the oldest generation.
     ///
     /// # Errors
     /// When a file cannot be opened; a missing one is no error.
-    pub fn from_start(path: &Path) -> io::Result<Self> {
+    pub fn from_start(path: &Path, format: LogFormat) -> io::Result<Self> {
         let files = generations(path)?;
-        Ok(Self { path: path.to_owned(), files, buffer: Vec::new() })
+        Ok(Self { path: path.to_owned(), format, files, buffer: Vec::new() })
     }
 
     /// So many records before the end.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn from_tail(path: &Path, records: usize) -> io::Result<Self> {
-        let mut cursor = Self::from_start(path)?;
+    pub fn from_tail(path: &Path, format: LogFormat, records: usize) -> io::Result<Self> {
+        let mut cursor = Self::from_start(path, format)?;
         let mut wanted = records;
         for index in (0..cursor.files.len()).rev() {
             let generation = &mut cursor.files[index];
-            let (offset, found) = tail_offset(&generation.file, wanted)?;
+            let file = generation.records()?;
+            let (offset, found) = match format {
+                LogFormat::JsonLines => tail_offset(file, wanted)?,
+                LogFormat::Local => local::tail_offset(file, wanted)?,
+            };
             generation.offset = offset;
             wanted -= found;
             if wanted == 0 {
@@ -140,10 +199,10 @@ impl LogCursor {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn open(path: &Path, options: &LogOptions) -> io::Result<Self> {
+    pub fn open(path: &Path, format: LogFormat, options: &LogOptions) -> io::Result<Self> {
         match options.tail {
-            Some(records) => Self::from_tail(path, records),
-            None => Self::from_start(path),
+            Some(records) => Self::from_tail(path, format, records),
+            None => Self::from_start(path, format),
         }
     }
 
@@ -162,12 +221,16 @@ impl LogCursor {
             };
             let start = self.buffer.len();
             self.buffer.resize(start + BLOCK, 0);
-            let read = current.file.read_at(&mut self.buffer[start..], current.offset);
+            let offset = current.offset;
+            let read = current.records().and_then(|file| file.read_at(&mut self.buffer[start..], offset));
             self.buffer.truncate(start + read.as_ref().map_or(0, |bytes| *bytes));
             let read = read?;
             current.offset += read as u64;
             if read > 0 {
-                let frames = self.take_lines();
+                let frames = match self.format {
+                    LogFormat::JsonLines => self.take_lines(),
+                    LogFormat::Local => self.take_records(),
+                };
                 if frames.is_empty() {
                     continue;
                 }
@@ -189,20 +252,45 @@ impl LogCursor {
     /// At the end of the newest file: was it rotated or cut? Says whether there may be more to read.
     fn follow_rotation(&mut self) -> io::Result<bool> {
         let Some(current) = self.files.front_mut() else { return Ok(false) };
-        let now = current.file.metadata()?;
-        if now.len() < current.offset {
+        let length = current.records()?.metadata()?.len();
+        if length < current.offset {
             current.offset = 0;
             self.buffer.clear();
             return Ok(true);
         }
         let Some(next) = successor(&self.path, current)? else { return Ok(false) };
         // What was written before the rename may have come after the last read.
-        let more = current.file.metadata()?.len() > current.offset;
+        let more = current.records()?.metadata()?.len() > current.offset;
         self.files.push_back(next);
         if !more {
             self.finish_front();
         }
         Ok(true)
+    }
+
+    fn take_records(&mut self) -> Vec<LogFrame> {
+        let mut frames = Vec::new();
+        let mut from = 0;
+        loop {
+            match local::split(&self.buffer[from..]) {
+                Ok(Some(record)) => {
+                    let bytes = &self.buffer[from + record.start..from + record.end];
+                    frames.extend(local::decode(bytes).map(frame_of));
+                    from += local::whole(&record);
+                }
+                Ok(None) => break,
+                // Nothing tells where the next one begins: the rest of the file is lost.
+                Err(local::Damaged) => {
+                    from = self.buffer.len();
+                    if let Some(current) = self.files.front_mut() {
+                        current.offset = u64::MAX >> 1;
+                    }
+                    break;
+                }
+            }
+        }
+        self.buffer.drain(..from);
+        frames
     }
 
     fn take_lines(&mut self) -> Vec<LogFrame> {
@@ -275,7 +363,7 @@ fn successor(path: &Path, generation: &mut Generation) -> io::Result<Option<Gene
         let first_between = next.as_ref().map_or(0, |next| next.number + 1);
         let mut undisturbed = true;
         for number in first_between..generation.number {
-            undisturbed &= inode_of(path, number)?.is_none();
+            undisturbed &= !is_taken(path, number)?;
         }
         if undisturbed && generation.in_place(path)? {
             return Ok(next);
@@ -327,6 +415,15 @@ fn decode(line: &[u8]) -> Option<LogFrame> {
     })
 }
 
+fn frame_of(record: local::Record) -> LogFrame {
+    LogFrame {
+        output: if record.stream == Stream::Stderr { OutputKind::Stderr } else { OutputKind::Stdout },
+        time: record.time,
+        data: Bytes::from(record.line),
+        attributes: BTreeMap::new(),
+    }
+}
+
 /// Does a record pass the options? `None` when no later record can.
 pub fn select(frame: &LogFrame, options: &LogOptions) -> Option<bool> {
     if options.until.is_some_and(|until| frame.time > until) {
@@ -359,12 +456,12 @@ mod tests {
 
     fn rotate(path: &Path, keep: u32) {
         for number in (0..keep).rev() {
-            let from = generation_path(path, number);
+            let from = numbered(path, number, false);
             if from.exists() {
                 if number + 1 == keep {
                     std::fs::remove_file(from).unwrap();
                 } else {
-                    std::fs::rename(from, generation_path(path, number + 1)).unwrap();
+                    std::fs::rename(from, numbered(path, number + 1, false)).unwrap();
                 }
             }
         }
@@ -388,7 +485,7 @@ mod tests {
     fn rotation_while_following_loses_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
-        let mut cursor = LogCursor::from_start(&path).unwrap();
+        let mut cursor = LogCursor::from_start(&path, LogFormat::JsonLines).unwrap();
         assert_eq!(drain(&mut cursor), Vec::<usize>::new());
         let mut expected = Vec::new();
         for number in 0..50 {
@@ -423,7 +520,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let mut cursor = LogCursor::from_start(&path).unwrap();
+                    let mut cursor = LogCursor::from_start(&path, LogFormat::JsonLines).unwrap();
                     let mut seen = Vec::new();
                     while seen.len() < 3_000 {
                         let over = writer.is_finished();
@@ -442,7 +539,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
         append(&path, &line(0));
-        let mut cursor = LogCursor::from_start(&path).unwrap();
+        let mut cursor = LogCursor::from_start(&path, LogFormat::JsonLines).unwrap();
         assert_eq!(drain(&mut cursor), [0]);
         for number in 1..10 {
             rotate(&path, 3);
@@ -456,9 +553,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
         for (number, generation) in [(0, 6), (1, 4), (2, 3), (3, 0)] {
-            append(&generation_path(&path, generation), &line(number));
+            append(&numbered(&path, generation, false), &line(number));
         }
-        let mut cursor = LogCursor::from_start(&path).unwrap();
+        let mut cursor = LogCursor::from_start(&path, LogFormat::JsonLines).unwrap();
         assert_eq!(drain(&mut cursor), [0, 1, 2, 3]);
         rotate(&path, 10);
         append(&path, &line(4));
@@ -472,7 +569,7 @@ mod tests {
         let whole = line(2);
         append(&path, &line(1));
         append(&path, &whole[..20]);
-        let mut cursor = LogCursor::from_start(&path).unwrap();
+        let mut cursor = LogCursor::from_start(&path, LogFormat::JsonLines).unwrap();
         assert_eq!(drain(&mut cursor), [1]);
         append(&path, &whole[20..]);
         assert_eq!(drain(&mut cursor), [2]);
@@ -485,7 +582,7 @@ mod tests {
         append(&path, &format!("{}garbage\n\0\0\0\n{}{{\"log\":\"torn", line(1), line(2)));
         rotate(&path, 3);
         append(&path, &line(3));
-        assert_eq!(drain(&mut LogCursor::from_start(&path).unwrap()), [1, 2, 3]);
+        assert_eq!(drain(&mut LogCursor::from_start(&path, LogFormat::JsonLines).unwrap()), [1, 2, 3]);
     }
 
     #[test]
@@ -493,7 +590,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
         append(&path, &(line(1) + &line(2)));
-        let mut cursor = LogCursor::from_start(&path).unwrap();
+        let mut cursor = LogCursor::from_start(&path, LogFormat::JsonLines).unwrap();
         assert_eq!(drain(&mut cursor), [1, 2]);
         File::options().write(true).truncate(true).open(&path).unwrap();
         append(&path, &line(3));
@@ -505,7 +602,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
         append(&path, &line(1));
-        let mut cursor = LogCursor::from_tail(&path, 0).unwrap();
+        let mut cursor = LogCursor::from_tail(&path, LogFormat::JsonLines, 0).unwrap();
         assert_eq!(drain(&mut cursor), Vec::<usize>::new());
         append(&path, &line(2));
         rotate(&path, 3);
@@ -550,9 +647,9 @@ mod tests {
             if torn {
                 append(&path, "{\"log\":\"half");
             }
-            let all = drain(&mut LogCursor::from_start(&path).unwrap());
+            let all = drain(&mut LogCursor::from_start(&path, LogFormat::JsonLines).unwrap());
             prop_assert_eq!(&all, &(0..records.len()).collect::<Vec<_>>());
-            let ended = drain(&mut LogCursor::from_tail(&path, tail).unwrap());
+            let ended = drain(&mut LogCursor::from_tail(&path, LogFormat::JsonLines, tail).unwrap());
             prop_assert_eq!(ended, all[all.len().saturating_sub(tail)..].to_vec());
         }
     }

@@ -13,6 +13,7 @@ use super::api::{LogFrame, LogOptions, LogStream};
 use super::file_watch::FolderWatch;
 use super::instance::{Container, Progress};
 use super::log_reader::{self, Batch, LogCursor};
+use super::log_source;
 use crate::engine::Inner;
 
 /// A look without being woken, in case the kernel dropped a notification.
@@ -36,12 +37,13 @@ pub(crate) async fn open(
     container: &Arc<Container>,
     options: LogOptions,
 ) -> Result<LogStream, Failure> {
-    if container.record().host_config.log_config.kind == "none" {
+    let readable = log_source::readable(&container.record(), &container.folder);
+    let Some((path, format)) = readable else {
         return Err(Failure::new(
             shoal_proto::error::ErrorKind::NotImplemented,
             "configured logging driver does not support reading",
         ));
-    }
+    };
     let progress = container.progress();
     // Watched before the first look, so that no change falls between.
     let changes = match options.follow {
@@ -50,8 +52,8 @@ pub(crate) async fn open(
         }),
         false => Err(std::io::ErrorKind::Unsupported.into()),
     };
-    let (path, wanted) = (container.log_path(), options.clone());
-    let cursor = blocking(move || LogCursor::open(&path, &wanted)).await?;
+    let wanted = options.clone();
+    let cursor = blocking(move || LogCursor::open(&path, format, &wanted)).await?;
     let reader = Reader {
         cursor: Some(cursor),
         options,

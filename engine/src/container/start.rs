@@ -76,7 +76,7 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
     let namespace = namespace?;
     let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let (attached, spawned) =
-        tokio::join!(network::attach(inner, container), launch::spawn(inner, container, &record, namespace, disk),);
+        tokio::join!(network::attach(inner, container), launch::spawn(inner, &record, namespace, disk),);
     // The shim is noted first: what is noted is cleaned up.
     let shim = match spawned {
         Ok(shim) => shim,

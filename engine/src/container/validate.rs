@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use shoal_proto::error::{ErrorKind, Failure};
 
+pub mod logging;
 mod platform;
 
 use super::signal;
-use crate::model::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy, UpdateRequest};
+use crate::model::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy, UpdateRequest};
 use crate::options::{EngineOptions, INNER_RUNTIMES};
 use crate::runtime::capabilities;
 
@@ -16,10 +17,6 @@ const MIB: i64 = 1024 * 1024;
 const LONGEST_HOST_NAME: usize = 64;
 /// Less than this a container cannot start with.
 const LEAST_MEMORY: i64 = 6 * MIB;
-/// Options of the json-file log driver.
-const LOG_OPTIONS: &[&str] = &["max-size", "max-file", "compress", "labels", "env", "tag", "mode"];
-/// Those of dockerd's that are not offered: what cannot be done is not promised.
-const LOG_OPTIONS_NOT_OFFERED: &[&str] = &["labels-regex", "env-regex", "max-buffer-size"];
 /// Paths of `/proc` and `/sys` hidden from containers.
 const MASKED: &[&str] = &[
     "/proc/asound",
@@ -118,7 +115,7 @@ pub fn host_config(
     platform::check(host)?;
     capabilities(host)?;
     super::spec_input::check_security(host)?;
-    log_config(&host.log_config)?;
+    logging::LogOptions::read(&host.log_config)?;
     namespaces(config, host)?;
     super::ports::publish_list(config, host)?;
     for entry in host.extra_hosts.iter().flatten() {
@@ -269,71 +266,6 @@ fn runtime(options: &EngineOptions, name: &str) -> Result<(), Failure> {
         return Ok(());
     }
     invalid(format!("unknown or invalid runtime name: {name}"))
-}
-
-fn log_config(log: &LogConfig) -> Result<(), Failure> {
-    match log.kind.as_str() {
-        "" | "json-file" => {
-            if let Some(name) = log.config.keys().find(|name| LOG_OPTIONS_NOT_OFFERED.contains(&name.as_str())) {
-                return invalid(format!("log opt '{name}' is not offered: leave it out"));
-            }
-            // The values that are as if they had been left out.
-            for (name, only) in [("compress", "false"), ("mode", "blocking")] {
-                if log.config.get(name).is_some_and(|value| !value.is_empty() && value != only) {
-                    return invalid(format!("log opt '{name}' can only be '{only}'"));
-                }
-            }
-            if let Some(name) = log.config.keys().find(|name| !LOG_OPTIONS.contains(&name.as_str())) {
-                return invalid(format!("unknown log opt '{name}' for json-file log driver"));
-            }
-            log_size(log).and(log_files(log)).map(|_| ())
-        }
-        "none" => Ok(()),
-        other => invalid(format!("logger: no log driver named '{other}' is registered")),
-    }
-}
-
-/// When the log is rotated; `None` is never.
-///
-/// # Errors
-/// When the option is not a size.
-pub fn log_size(log: &LogConfig) -> Result<Option<u64>, Failure> {
-    match log.config.get("max-size").map(String::as_str) {
-        None | Some("" | "-1" | "0") => Ok(None),
-        Some(text) => parse_size(text).map(Some).ok_or_else(|| Failure::invalid(format!("invalid size: '{text}'"))),
-    }
-}
-
-/// How many files a log has.
-///
-/// # Errors
-/// When the option is not a number from 1 up.
-pub fn log_files(log: &LogConfig) -> Result<u32, Failure> {
-    match log.config.get("max-file") {
-        None => Ok(1),
-        Some(text) => match text.parse() {
-            Ok(0) => invalid("max-file cannot be less than 1"),
-            Ok(files) => Ok(files),
-            Err(_) => invalid(format!("invalid max-file: '{text}'")),
-        },
-    }
-}
-
-/// `10m`, `1.5g`, `512kb`: units of 1024, as go-units reads them.
-fn parse_size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let number = lower.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let factor = match lower[number.len()..].trim_end_matches('b').trim_end_matches('i') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1u64 << 40,
-        _ => return None,
-    };
-    let number: f64 = number.trim().parse().ok()?;
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
-    (number >= 0.0 && number.is_finite()).then_some((number * factor as f64) as u64)
 }
 
 fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<(), Failure> {
@@ -568,39 +500,6 @@ mod tests {
     fn names_that_do_not_exist_are_refused() {
         let host = HostConfig { runtime: "nope".to_owned(), ..HostConfig::default() };
         assert_eq!(refused(&host), "unknown or invalid runtime name: nope");
-        let log = LogConfig { kind: "syslog".to_owned(), ..LogConfig::default() };
-        let host = HostConfig { log_config: log, ..HostConfig::default() };
-        assert_eq!(refused(&host), "logger: no log driver named 'syslog' is registered");
-    }
-
-    #[test]
-    fn log_options_that_would_be_ignored_are_refused() {
-        let log = |name: &str, value: &str| LogConfig {
-            kind: "json-file".to_owned(),
-            config: [(name.to_owned(), value.to_owned())].into(),
-        };
-        for (name, value) in [("compress", "false"), ("mode", "blocking"), ("max-size", "10m"), ("tag", "x")] {
-            assert!(log_config(&log(name, value)).is_ok(), "{name}={value}");
-        }
-        for (name, value) in
-            [("compress", "true"), ("mode", "non-blocking"), ("labels-regex", "^a"), ("max-buffer-size", "1m")]
-        {
-            assert!(log_config(&log(name, value)).is_err(), "{name}={value}");
-        }
-    }
-
-    #[test]
-    fn log_options_are_read() {
-        let log = |name: &str, value: &str| LogConfig {
-            kind: "json-file".to_owned(),
-            config: [(name.to_owned(), value.to_owned())].into(),
-        };
-        assert_eq!(log_size(&log("max-size", "10m")), Ok(Some(10 << 20)));
-        assert_eq!(log_size(&log("max-size", "1.5kb")), Ok(Some(1536)));
-        assert!(log_size(&log("max-size", "ten")).is_err());
-        assert_eq!(log_files(&log("max-file", "3")), Ok(3));
-        assert!(log_files(&log("max-file", "0")).is_err());
-        assert!(log_config(&log("colour", "x")).is_err());
     }
 
     #[test]

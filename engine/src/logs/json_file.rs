@@ -1,13 +1,10 @@
 //! Writing dockerd's json-file logs: one JSON object a line, rotated by size.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 
-use shoal_proto::time::Timestamp;
-
-use super::lines::{LineCutter, Message};
+use super::file::RotatedFile;
+use super::log::Entry;
+use crate::shim::config::LogFile;
 
 /// Which stream a message came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,164 +25,49 @@ impl Stream {
     }
 }
 
-/// A log file with its rotated predecessors.
+/// A log in this format.
 #[derive(Debug)]
-pub struct JsonFileLog {
-    path: PathBuf,
-    file: File,
-    length: u64,
-    max_size_bytes: Option<u64>,
-    max_file: u32,
+pub(crate) struct JsonFileLog {
+    file: RotatedFile,
     /// `"attrs":{...},` or nothing.
     attributes: String,
-    stdout: Unfinished,
-    stderr: Unfinished,
     pending: Vec<u8>,
-}
-
-#[derive(Debug, Default)]
-struct Unfinished {
-    cutter: LineCutter,
-    /// When the line began that is being written.
-    began: Timestamp,
 }
 
 impl JsonFileLog {
     /// Opens the log for appending.
-    ///
-    /// # Errors
-    /// When the file cannot be opened.
-    pub fn open(
-        path: &Path,
-        max_size_bytes: Option<u64>,
-        max_file: u32,
-        attributes: &[(String, String)],
-    ) -> io::Result<Self> {
-        let file = open(path)?;
-        let length = file.metadata()?.len();
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            length,
-            max_size_bytes,
-            max_file: max_file.max(1),
-            attributes: encode_attributes(attributes),
-            stdout: Unfinished::default(),
-            stderr: Unfinished::default(),
-            pending: Vec::new(),
-        })
+    pub(crate) fn open(options: &LogFile, attributes: &[(String, String)]) -> io::Result<Self> {
+        let file = RotatedFile::open(options)?;
+        Ok(Self { file, attributes: encode_attributes(attributes), pending: Vec::new() })
     }
 
-    /// Appends a piece of a stream; what is not a whole line yet is held back. All lines of a piece are one write.
-    ///
-    /// # Errors
-    /// When the disk does not take it: those lines are lost, later ones may succeed.
-    pub fn write(&mut self, stream: Stream, piece: &[u8], now: Timestamp) -> io::Result<()> {
-        self.feed(stream, now, |cutter, emit| cutter.push(piece, emit))
-    }
-
-    /// Appends the unfinished lines: the streams have ended.
-    ///
-    /// # Errors
-    /// As [`Self::write`].
-    pub fn finish(&mut self, now: Timestamp) -> io::Result<()> {
-        let stdout = self.feed(Stream::Stdout, now, |cutter, emit| cutter.finish(emit));
-        stdout.and(self.feed(Stream::Stderr, now, |cutter, emit| cutter.finish(emit)))
-    }
-
-    fn feed(
-        &mut self,
-        stream: Stream,
-        now: Timestamp,
-        cut: impl FnOnce(&mut LineCutter, &mut dyn FnMut(Message<'_>)),
-    ) -> io::Result<()> {
-        let mut source = std::mem::take(match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        });
-        let mut result = Ok(());
-        let mut began = source.began;
-        cut(&mut source.cutter, &mut |message| {
-            if !message.continues {
-                began = now;
-            }
-            let appended = self.append(&message, stream, began);
-            if result.is_ok() {
-                result = appended;
-            }
-        });
-        source.began = began;
-        match stream {
-            Stream::Stdout => self.stdout = source,
-            Stream::Stderr => self.stderr = source,
-        }
-        result.and(self.flush())
-    }
-
-    fn append(&mut self, message: &Message<'_>, stream: Stream, time: Timestamp) -> io::Result<()> {
-        // As dockerd: a file that has reached the limit is rotated before the next message, so one may be a message too long.
-        if self.max_size_bytes.is_some_and(|limit| self.length + self.pending.len() as u64 >= limit) {
+    pub(super) fn push(&mut self, entry: &Entry<'_>) -> io::Result<()> {
+        if self.file.is_full(self.pending.len()) {
             self.flush()?;
-            self.rotate()?;
+            self.file.rotate()?;
         }
         let out = &mut self.pending;
         out.extend_from_slice(b"{\"log\":\"");
-        escape(message.bytes, out);
-        if message.ends_line {
+        escape(entry.message.bytes, out);
+        if entry.message.ends_line {
             out.extend_from_slice(b"\\n");
         }
         out.extend_from_slice(b"\",\"stream\":\"");
-        out.extend_from_slice(stream.name().as_bytes());
+        out.extend_from_slice(entry.stream.name().as_bytes());
         out.extend_from_slice(b"\",");
         out.extend_from_slice(self.attributes.as_bytes());
         // Writing to memory does not fail.
-        let _ = writeln!(out, "\"time\":\"{time}\"}}");
+        let _ = writeln!(out, "\"time\":\"{}\"}}", entry.time);
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
-        let result = self.file.write_all(&pending);
-        if result.is_ok() {
-            self.length += pending.len() as u64;
-        } else {
-            // A line that is cut off would hide the next one: begin a new line after it.
-            self.length = self.file.metadata().map_or(self.length, |metadata| metadata.len());
-            let _ = self.file.write_all(b"\n");
-        }
-        result
+        self.file.append(&pending)
     }
 
-    /// `log` becomes `log.1`, that one `log.2`, and so on; the oldest goes.
-    fn rotate(&mut self) -> io::Result<()> {
-        if self.max_file > 1 {
-            for number in (2..self.max_file).rev() {
-                rename_if_there(&numbered(&self.path, number - 1), &numbered(&self.path, number))?;
-            }
-            rename_if_there(&self.path, &numbered(&self.path, 1))?;
-            self.file = open(&self.path)?;
-        } else {
-            self.file.set_len(0)?;
-        }
-        self.length = 0;
-        Ok(())
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
-}
-
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
-}
-
-fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    pub(super) fn finish(&mut self) {
+        self.file.finish();
     }
 }
 
@@ -243,7 +125,19 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use shoal_proto::time::Timestamp;
+
+    use super::super::Log;
     use super::*;
+    use crate::shim::config::LogSink;
+
+    /// A whole log of that driver.
+    fn open(path: &Path, max_size_bytes: Option<u64>, max_file: u32, attributes: &[(String, String)]) -> Log {
+        let file = LogFile { path: path.to_owned(), max_size_bytes, max_file, compress: false };
+        Log::open(&LogSink::JsonFile { file, attributes: attributes.to_vec() }).unwrap().unwrap()
+    }
 
     fn written(log: &Path) -> String {
         std::fs::read_to_string(log).unwrap()
@@ -255,7 +149,7 @@ mod tests {
     fn lines_look_as_dockerds() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
-        let mut log = JsonFileLog::open(&path, None, 1, &[]).unwrap();
+        let mut log = open(&path, None, 1, &[]);
         log.write(Stream::Stdout, b"hello <b>\"\\\t\r\n", NOON).unwrap();
         log.write(Stream::Stderr, "\u{2028}\u{fe}\n".as_bytes(), NOON).unwrap();
         log.write(Stream::Stdout, b"\xff\xe2\x28 part", NOON).unwrap();
@@ -278,7 +172,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
         let attributes = [("tag".to_owned(), "a\"b".to_owned()), ("com.x".to_owned(), "1".to_owned())];
-        let mut log = JsonFileLog::open(&path, None, 1, &attributes).unwrap();
+        let mut log = open(&path, None, 1, &attributes);
         log.write(Stream::Stdout, b"x\n", NOON).unwrap();
         assert_eq!(
             written(&path),
@@ -290,7 +184,7 @@ mod tests {
     fn pieces_of_one_line_have_one_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
-        let mut log = JsonFileLog::open(&path, None, 1, &[]).unwrap();
+        let mut log = open(&path, None, 1, &[]);
         log.write(Stream::Stdout, &[b'x'; 16 * 1024], NOON).unwrap();
         log.write(Stream::Stdout, b"end\n", Timestamp(NOON.0 + 1_000_000_000)).unwrap();
         let text = written(&path);
@@ -302,7 +196,7 @@ mod tests {
     fn full_files_are_rotated_and_the_oldest_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
-        let mut log = JsonFileLog::open(&path, Some(100), 3, &[]).unwrap();
+        let mut log = open(&path, Some(100), 3, &[]);
         for number in 0..20 {
             log.write(Stream::Stdout, format!("line {number:02}\n").as_bytes(), NOON).unwrap();
         }
@@ -325,13 +219,15 @@ mod tests {
     fn a_single_file_is_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x-json.log");
-        let mut log = JsonFileLog::open(&path, Some(100), 1, &[]).unwrap();
+        let mut log = open(&path, Some(100), 1, &[]);
         for number in 0..5 {
             log.write(Stream::Stdout, format!("line {number}\n").as_bytes(), NOON).unwrap();
         }
         assert_eq!(written(&path).lines().count(), 1);
         drop(log);
-        let log = JsonFileLog::open(&path, Some(100), 1, &[]).unwrap();
-        assert!(log.length > 0, "an old file counts");
+        let mut log = open(&path, Some(100), 1, &[]);
+        log.write(Stream::Stdout, b"more\n", NOON).unwrap();
+        log.write(Stream::Stdout, b"last\n", NOON).unwrap();
+        assert_eq!(written(&path).lines().count(), 1, "an old file counts");
     }
 }

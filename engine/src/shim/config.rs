@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use shoal_proto::time::Timestamp;
 
+use crate::logs::remote::Buffer;
+use crate::logs::syslog;
 use crate::snapshot::RootfsMount;
 
 /// File in the shim's directory that holds its [`ShimConfig`].
@@ -53,16 +55,50 @@ pub enum LogSink {
     None,
     /// Docker's json-file format.
     JsonFile {
-        /// The file; rotated files get `.1`, `.2`, ... appended.
-        path: PathBuf,
-        /// Rotate when the file would become longer than this; `None`: never.
-        max_size_bytes: Option<u64>,
-        /// How many files there are at most, the current one included.
-        max_file: u32,
+        /// The file.
+        #[serde(flatten)]
+        file: LogFile,
         /// Extra attributes put on every line (`attrs`), as dockerd's `labels`, `env` and `tag` options give.
         #[serde(default)]
         attributes: Vec<(String, String)>,
     },
+    /// Docker's local format.
+    Local {
+        /// The file.
+        file: LogFile,
+    },
+    /// A syslog service.
+    Syslog {
+        /// Where and how.
+        settings: syslog::Settings,
+        /// What waits for it.
+        buffer: Buffer,
+        /// What is kept besides, in the local format.
+        cache: Option<LogFile>,
+    },
+    /// The journal.
+    Journald {
+        /// Fields of every message.
+        fields: Vec<(String, String)>,
+        /// What waits for it.
+        buffer: Buffer,
+        /// What is kept besides, in the local format.
+        cache: Option<LogFile>,
+    },
+}
+
+/// A file of a log and when it is rotated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFile {
+    /// The file; rotated files get `.1`, `.2`, ... appended, and `.gz` when they are packed.
+    pub path: PathBuf,
+    /// Rotate when the file has become as long as this; `None`: never.
+    pub max_size_bytes: Option<u64>,
+    /// How many files there are at most, the current one included.
+    pub max_file: u32,
+    /// Whether rotated files are packed.
+    #[serde(default)]
+    pub compress: bool,
 }
 
 /// A terminal's size in characters.

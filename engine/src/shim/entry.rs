@@ -16,7 +16,8 @@ use super::config::{BUNDLE_FILE, EXEC_FILE, ExecConfig, LogSink, SOCKET_FILE, SP
 use super::protocol::{Response, RuntimeFailure, message};
 use super::server::{Manner, Parts, Server, Streams, say};
 use super::zygote::{self, Order};
-use crate::logs::json_file::JsonFileLog;
+use crate::logs::Log;
+use crate::logs::remote::Target;
 use crate::runtime;
 
 /// Runs a shim: `run --dir D` for a container, `exec --dir D` for an exec, `zygote` for what both are forked from. `args` is
@@ -81,20 +82,19 @@ fn serve(order: Order) -> io::Result<bool> {
 type Refused = (OwnedFd, RuntimeFailure);
 
 fn container_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
-    let build = || -> io::Result<_> {
+    let build = || -> io::Result<Result<_, RuntimeFailure>> {
         let config: ShimConfig = read_json(&dir.join(BUNDLE_FILE))?;
         let streams =
             if config.terminal { Streams::terminal_in(dir)? } else { Streams::pipes(config.open_stdin, owner(dir)?)? };
-        let log = match &config.log {
-            LogSink::None => None,
-            LogSink::JsonFile { path, max_size_bytes, max_file, attributes } => {
-                Some(JsonFileLog::open(path, *max_size_bytes, *max_file, attributes)?)
-            }
+        let log = match Log::open(&config.log) {
+            Ok(log) => log,
+            Err(error) => return Ok(Err(log_failure(&config.log, &error))),
         };
-        Ok((config, streams, log, listen(dir)?, ChildEvents::open()?))
+        Ok(Ok((config, streams, log, listen(dir)?, ChildEvents::open()?)))
     };
     match build() {
-        Ok((config, streams, log, listener, children)) => Ok(Parts {
+        Ok(Err(failure)) => Err((control, failure)),
+        Ok(Ok((config, streams, log, listener, children))) => Ok(Parts {
             runtime: runtime::for_container(dir, &config),
             manner: Manner {
                 stdin_once: config.stdin_once,
@@ -110,6 +110,19 @@ fn container_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
         }),
         Err(error) => Err((control, RuntimeFailure::other(format!("cannot begin a shim in {dir:?}: {error}")))),
     }
+}
+
+fn log_failure(sink: &LogSink, error: &io::Error) -> RuntimeFailure {
+    let what = match sink {
+        LogSink::Syslog { settings, .. } => match &settings.target {
+            Target::Unix(_) => "Unix syslog delivery error".to_owned(),
+            Target::Udp(address) => format!("dial udp {address}"),
+            Target::Tcp(address) => format!("dial tcp {address}"),
+        },
+        LogSink::Journald { .. } => "cannot reach the journal".to_owned(),
+        _ => "cannot open the log".to_owned(),
+    };
+    RuntimeFailure::other(format!("failed to initialize logging driver: {what}: {error}"))
 }
 
 fn exec_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {

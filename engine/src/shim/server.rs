@@ -30,7 +30,7 @@ use self::streams::Output;
 pub(super) use self::streams::Streams;
 use super::config::{EXIT_FILE, ExitRecord, STATE_FILE, ShimState, WindowSize};
 use super::protocol::{FailureKind, FrameKind, Phase, Request, Response, RuntimeFailure, ShimStatus, frame, message};
-use crate::logs::json_file::JsonFileLog;
+use crate::logs::Log;
 use crate::runtime::Runtime;
 
 /// How long a client with a full buffer may take nothing before it is dropped.
@@ -62,7 +62,7 @@ pub(super) struct Server {
     listener: UnixListener,
     connections: Vec<Connection>,
     streams: Streams,
-    log: Option<JsonFileLog>,
+    log: Option<Log>,
     log_failed: bool,
     phase: Phase,
     init: Option<(u32, OwnedFd)>,
@@ -85,7 +85,7 @@ pub(super) struct Parts {
     pub(super) listener: UnixListener,
     pub(super) control: OwnedFd,
     pub(super) streams: Streams,
-    pub(super) log: Option<JsonFileLog>,
+    pub(super) log: Option<Log>,
 }
 
 impl Server {
@@ -171,7 +171,8 @@ impl Server {
         let stall =
             self.connections.iter().filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
         let alone = self.alone_since.map(|at| at.after(ABANDONED).since(now));
-        drain.into_iter().chain(stall).chain(alone).min()
+        let retry = self.log.as_ref().and_then(Log::retry_at).map(|at| at.since(now));
+        drain.into_iter().chain(stall).chain(alone).chain(retry).min()
     }
 
     /// A daemon that died between creation and start never comes back to start this process: it ends. Clients that only
@@ -216,6 +217,7 @@ impl Server {
         if readiness.stdin {
             self.streams.write_stdin();
         }
+        self.send_log(readiness.log);
         // Connections that come now are served in the next turn.
         let known = self.connections.len();
         for (index, events) in readiness.connections.iter().enumerate().take(known) {
@@ -241,7 +243,13 @@ impl Server {
         let wanted: Vec<Output> = if self.may_read_output() { self.streams.open_outputs() } else { Vec::new() };
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
         let stdin = self.streams.stdin_wanting_write();
+        let stdin_waits = stdin.is_some();
         fds.extend(stdin.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+        let log = self.log.as_ref().and_then(Log::wanting_write);
+        let log_at = log.map(|fd| {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+            fds.len() - 1
+        });
         let first_output = fds.len();
         let outputs: Vec<BorrowedFd<'_>> = wanted.iter().filter_map(|output| self.streams.output(*output)).collect();
         fds.extend(outputs.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
@@ -258,15 +266,17 @@ impl Server {
         Ok(Readiness {
             children: ready(0),
             listener: ready(1),
-            stdin: first_output > 2 && ready(2),
+            stdin: stdin_waits && ready(2),
+            log: log_at.is_some_and(ready),
             outputs: wanted.iter().enumerate().map(|(index, output)| (*output, ready(first_output + index))).collect(),
             connections: fds[first_connection..].iter().map(PollFd::revents).collect(),
         })
     }
 
-    /// Output waits for clients that are behind; the container then waits for its full pipe, as with dockerd.
+    /// Output waits for clients that are behind, and for the log; the container then waits for its full pipe, as with dockerd.
     fn may_read_output(&self) -> bool {
-        !self.connections.iter().any(|connection| connection.full_since().is_some())
+        !self.log.as_ref().is_some_and(Log::is_full)
+            && !self.connections.iter().any(|connection| connection.full_since().is_some())
     }
 
     fn reap(&mut self) -> io::Result<()> {
@@ -329,6 +339,17 @@ impl Server {
         if let Some(log) = &mut self.log {
             let written = log.write(output.stream(), piece, now);
             self.note_log(written);
+        }
+    }
+
+    /// Sends what waits for a log service, when that can take it, or a lost one is to be tried again.
+    fn send_log(&mut self, ready: bool) {
+        let now = self.now();
+        if let Some(log) = &mut self.log
+            && (ready || log.retry_at().is_some_and(|at| now >= at))
+        {
+            let sent = log.send(now);
+            self.note_log(sent);
         }
     }
 
@@ -556,12 +577,13 @@ struct Readiness {
     children: bool,
     listener: bool,
     stdin: bool,
+    log: bool,
     outputs: Vec<(Output, bool)>,
     connections: Vec<PollFlags>,
 }
 
 /// Into `shim.log`.
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("{} {text}", SystemClock.now());
 }
 

@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, chaos, cluster, fields, life, neighbour, restore, sessions};
+use super::{bench, chaos, cluster, fields, life, logging, neighbour, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -53,6 +53,9 @@ const TESTS: &[(&str, Test)] = tests![
     life::init_is_the_first_process,
     life::prune_takes_the_stopped,
     fields::every_field_is_heard,
+    logging::packed_files_are_read,
+    logging::services_get_what_logs_shows,
+    logging::a_service_that_is_not_there_fails_the_start,
     sessions::attach_before_the_start,
     sessions::detach_keys_leave_it_running,
     sessions::terminals,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shoal_engine::shim::client::{AttachEvent, AttachOptions};
-use shoal_engine::shim::config::{LogSink, WindowSize};
+use shoal_engine::shim::config::{LogFile, LogSink, WindowSize};
 
 use super::sandbox::{Backend, Sandbox, read_all};
 
@@ -90,8 +90,10 @@ fn a_stuck_client_stops_nothing(backend: Backend) {
     let sandbox = Sandbox::new(backend);
     let path = sandbox.dir.path().join("x-json.log");
     let created = sandbox.create_with(&sandbox.input(&["seq", "600000"]), |config| {
-        config.log =
-            LogSink::JsonFile { path: path.clone(), max_size_bytes: None, max_file: 1, attributes: Vec::new() };
+        config.log = LogSink::JsonFile {
+            file: LogFile { path: path.clone(), max_size_bytes: None, max_file: 1, compress: false },
+            attributes: Vec::new(),
+        };
     });
     let running = created.unwrap();
     sandbox.wait_for(async {

@@ -2,7 +2,7 @@
 
 use shoal_engine::runtime::spec::{MountInput, MountKind, SpecInput};
 use shoal_engine::shim::client::{AttachOptions, Shim};
-use shoal_engine::shim::config::{ExitRecord, LogSink};
+use shoal_engine::shim::config::{ExitRecord, LogFile, LogSink};
 use shoal_engine::shim::protocol::Phase;
 
 use super::sandbox::{Backend, Sandbox, assert_gone, eventually, read_all};
@@ -212,7 +212,10 @@ fn the_log_is_whole(backend: Backend) {
     let running = sandbox
         .create_with(&input, |config| {
             let path = path.clone();
-            config.log = LogSink::JsonFile { path, max_size_bytes: None, max_file: 1, attributes: Vec::new() };
+            config.log = LogSink::JsonFile {
+                file: LogFile { path, max_size_bytes: None, max_file: 1, compress: false },
+                attributes: Vec::new(),
+            };
         })
         .unwrap();
     sandbox.wait_for(async {

@@ -88,7 +88,7 @@ pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null", "overlay"],
             "Authorization": null,
-            "Log": ["json-file", "none"],
+            "Log": ["journald", "json-file", "local", "none", "syslog"],
         },
         "KernelMemory": false,
         "BridgeNfIptables": true,
