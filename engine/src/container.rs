@@ -10,6 +10,7 @@ use shoal_proto::time::Timestamp;
 
 use crate::cgroup::Cgroup;
 use crate::engine::Inner;
+use crate::image::{ByteStream, Digest};
 use crate::model::{
     ContainerInspect, ContainerSummary, ContainersPruneReport, CreateRequest, CreateResponse, ExecCreate, ExecInspect,
     ExecStart, Filters, Stats, Top, UpdateRequest, UpdateResponse, WaitResponse,
@@ -18,12 +19,15 @@ use crate::snapshot::Change;
 use crate::{exec, health, stats};
 
 pub mod api;
+pub(crate) mod archive;
 pub mod attach;
 mod change;
+mod commit;
 mod create;
 pub mod detach;
 pub(crate) mod end;
 mod endpoint;
+pub(crate) mod file_access;
 pub(crate) mod file_watch;
 mod files;
 mod inspect;
@@ -58,7 +62,9 @@ pub use api::{
     AttachOptions, AttachStreams, ListOptions, LogFrame, LogOptions, LogStream, OutputFrame, OutputKind, OutputStream,
     RemoveOptions, StopOptions, TaskContainer, WaitCondition, Waiting,
 };
+pub use archive::{ExtractOptions, PathStat};
 pub use attach::{AttachInput, InputState};
+pub use commit::CommitRequest;
 
 /// The engine's containers. Every `id` may be a full id, a name, or an unambiguous beginning of an id.
 #[derive(Debug, Clone)]
@@ -315,6 +321,53 @@ impl Containers {
             top::table(&arguments, &host, &processes)
         });
         read.await.map_err(|error| Failure::internal(&error))?
+    }
+
+    /// Looks at one path in it. A link at its end is not followed.
+    ///
+    /// # Errors
+    /// It or the path does not exist.
+    pub async fn path_stat(&self, id: &str, path: &str) -> Result<PathStat, Failure> {
+        archive::path_stat(&self.inner, &self.inner.containers.find(id)?, id, path).await
+    }
+
+    /// Packs what is at a path, volumes included, whether it runs or not.
+    ///
+    /// # Errors
+    /// It or the path does not exist.
+    pub async fn archive(&self, id: &str, path: &str) -> Result<(PathStat, ByteStream), Failure> {
+        archive::archive(&self.inner, &self.inner.containers.find(id)?, id, path).await
+    }
+
+    /// Unpacks an archive, compressed or not, into the directory at a path.
+    ///
+    /// # Errors
+    /// It or the path does not exist or is no directory, may not be written, or the archive is malformed. What was unpacked
+    /// until then stays.
+    pub async fn extract(
+        &self,
+        id: &str,
+        path: &str,
+        options: ExtractOptions,
+        source: ByteStream,
+    ) -> Result<(), Failure> {
+        archive::extract(&self.inner, &self.inner.containers.find(id)?, id, path, options, source).await
+    }
+
+    /// Packs its root file system, without volumes.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub async fn export(&self, id: &str) -> Result<ByteStream, Failure> {
+        archive::export(&self.inner, &self.inner.containers.find(id)?).await
+    }
+
+    /// Makes an image of it as it is now: its image's layers, and one with what it changed.
+    ///
+    /// # Errors
+    /// It does not exist, a change or the name is invalid, or the disk fails.
+    pub async fn commit(&self, id: &str, request: CommitRequest) -> Result<Digest, Failure> {
+        commit::commit(&self.inner, &self.inner.containers.find(id)?, request).await
     }
 
     /// What it changed in its file system, by path.

@@ -20,14 +20,15 @@ use arc_swap::ArcSwap;
 use shoal_proto::error::{ErrorKind, Failure, chain};
 
 use crate::model::{
-    Filters, ImageDeleteItem, ImageHistoryItem, ImageInspect, ImageListOptions, ImageSummary, ImagesPruneReport,
-    ProgressMessage,
+    Filters, ImageConfig, ImageDeleteItem, ImageHistoryItem, ImageInspect, ImageListOptions, ImageSummary,
+    ImagesPruneReport, ProgressMessage,
 };
 use crate::snapshot::{SnapshotDriver, Snapshots};
 
-mod bridge;
+pub(crate) mod bridge;
 mod catalog;
 mod changes;
+pub(crate) mod commit;
 pub mod digest;
 pub mod document;
 mod import;
@@ -202,6 +203,28 @@ impl ImageStore {
     pub async fn import(&self, source: ByteStream, request: ImportRequest) -> Result<Digest, Failure> {
         let (inner, source) = (Arc::clone(&self.inner), bridge::Source::new(source));
         blocking(move || import::import(&inner, source, &request)).await
+    }
+
+    /// Checks what is asked of a commit, and carries its instructions out.
+    ///
+    /// # Errors
+    /// When the name or an instruction is invalid.
+    pub(crate) fn check_commit(
+        &self,
+        repository: &str,
+        tag: &str,
+        config: &mut ImageConfig,
+        changes: &[String],
+    ) -> Result<(), Failure> {
+        commit::check(repository, tag, config, changes)
+    }
+
+    /// Makes an image of what a container changed; gives its id and its name. Blocks.
+    ///
+    /// # Errors
+    /// When the name is invalid, a layer is missing, or the disk fails.
+    pub(crate) fn commit(&self, request: &commit::NewImageRequest) -> Result<(Digest, String), Failure> {
+        commit::commit(&self.inner, request)
     }
 
     /// Loads the images of an archive: of `docker save`, or an OCI image layout.

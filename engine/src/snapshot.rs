@@ -28,6 +28,7 @@ use crate::model::GraphDriver;
 mod copy;
 mod diff;
 mod init;
+mod layer;
 mod rootfs;
 mod stack;
 
@@ -377,7 +378,29 @@ impl Snapshots {
     /// # Errors
     /// When there is no snapshot for this container or the disk fails.
     pub fn diff(&self, container: &str) -> Result<Vec<Change>, Failure> {
-        Ok(self.changes(container)?.0)
+        Ok(self.changes(container)?.0.into_iter().map(Change::from).collect())
+    }
+
+    /// Writes what the container changed as the archive of a layer. False when it changed nothing: then nothing is written.
+    ///
+    /// # Errors
+    /// When there is no snapshot for this container, or the disk or `output` fails.
+    pub(crate) fn write_layer(&self, container: &str, output: &mut impl Write) -> Result<bool, Failure> {
+        let changes = self.changes(container)?.0;
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        let pack = failed("pack the changes", container);
+        let upper = self.upper(container).map_err(&pack)?;
+        layer::pack(&upper, &changes, output).map_err(&pack)?;
+        Ok(true)
+    }
+
+    /// The directory with the container's changes, or with all of its files where there is no overlay.
+    fn upper(&self, container: &str) -> io::Result<Directory> {
+        let is_overlay = self.inner.record(container).is_ok_and(|record| record.driver == SnapshotDriver::Overlay);
+        let directory = self.inner.root.enter(OsStr::new(container))?;
+        directory.enter(OsStr::new(if is_overlay { "upper" } else { "root" }))
     }
 
     /// What its changes take.
@@ -388,13 +411,12 @@ impl Snapshots {
         Ok(self.changes(container)?.1)
     }
 
-    fn changes(&self, container: &str) -> Result<(Vec<Change>, SnapshotUsage), SnapshotError> {
+    fn changes(&self, container: &str) -> Result<(Vec<diff::Changed>, SnapshotUsage), SnapshotError> {
         let record = self.inner.record(container)?;
         let compare = failed("compare the root file system", container);
-        let directory = self.inner.directory(container)?;
         let lower = stack::Stack::open(&self.inner.layers, &record.layers)?;
         let is_overlay = record.driver == SnapshotDriver::Overlay;
-        let upper = directory.enter(OsStr::new(if is_overlay { "upper" } else { "root" })).map_err(&compare)?;
+        let upper = self.upper(container).map_err(&compare)?;
         diff::compare(&upper, lower, is_overlay).map_err(compare)
     }
 

@@ -11,6 +11,7 @@ mod container {
     pub(crate) mod checks;
     pub(crate) mod cluster;
     pub(crate) mod fields;
+    pub(crate) mod files;
     pub(crate) mod harness;
     pub(crate) mod life;
     pub(crate) mod logging;

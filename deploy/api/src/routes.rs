@@ -9,6 +9,7 @@ type Route = crate::router::Route<Context>;
 
 mod containers;
 mod exec;
+mod files;
 mod images;
 mod networks;
 mod refused;
@@ -21,6 +22,7 @@ pub(crate) fn router() -> Router<Context> {
     let mut routes = Vec::new();
     routes.extend(system_routes());
     routes.extend(container_routes());
+    routes.extend(file_routes());
     routes.extend(image_routes());
     routes.extend(network_and_volume_routes());
     routes.extend(cluster_routes());
@@ -65,6 +67,17 @@ fn container_routes() -> Vec<Route> {
         route!(POST "/exec/{id}/start" => exec::start),
         route!(POST "/exec/{id}/resize" => exec::resize),
         route!(GET "/exec/{id}/json" => exec::inspect),
+    ]
+}
+
+fn file_routes() -> Vec<Route> {
+    vec![
+        route!(HEAD "/containers/{id}/archive" => files::stat),
+        route!(GET "/containers/{id}/archive" => files::archive),
+        route!(PUT "/containers/{id}/archive" => files::extract),
+        route!(GET "/containers/{id}/export" => files::export),
+        route!(GET "/containers/{id}/changes" => files::changes),
+        route!(POST "/commit" => files::commit),
     ]
 }
 

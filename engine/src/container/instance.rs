@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use shoal_engine_sys::mount_tree::MountTree;
 use shoal_proto::error::Failure;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,10 @@ pub(crate) struct Container {
     pub(crate) execs: Mutex<BTreeSet<String>>,
     pub(crate) health: Mutex<HealthState>,
     restart_timer: Mutex<Option<CancellationToken>>,
+    /// Read by those who look at its files, written by its start: its root must not be mounted twice.
+    pub(crate) file_access: Arc<tokio::sync::RwLock<()>>,
+    /// The files that those who look at them share while it does not run.
+    pub(crate) opened_files: Mutex<Weak<MountTree>>,
     /// How many operations want it to outlast its own end, whatever its record says.
     kept: AtomicU32,
 }
@@ -82,6 +87,8 @@ impl Container {
             execs: Mutex::default(),
             health: Mutex::default(),
             restart_timer: Mutex::new(None),
+            file_access: Arc::default(),
+            opened_files: Mutex::default(),
             kept: AtomicU32::new(0),
         })
     }

@@ -151,7 +151,7 @@ fn subpaths(disk: &Disk, runtime: &RuntimeKind) -> Result<BTreeMap<PathBuf, Path
     Ok(found)
 }
 
-fn bind_source(mount: &MountRecord) -> Result<PathBuf, Failure> {
+pub(super) fn bind_source(mount: &MountRecord) -> Result<PathBuf, Failure> {
     let source = PathBuf::from(&mount.source);
     if source.exists() {
         return Ok(source);

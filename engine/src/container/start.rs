@@ -22,6 +22,8 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
     let phase = container.phase();
     may_start(container, phase, by_user)?;
     container.set_restart_timer(None);
+    // Who looks at its files has its root mounted.
+    let _alone = container.file_access.write().await;
     match run(inner, container).await {
         Ok(shim) => {
             started(inner, container, &shim, by_user).await;

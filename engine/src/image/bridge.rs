@@ -10,13 +10,13 @@ use tokio::sync::mpsc::Sender;
 use super::ByteStream;
 
 /// Messages on their way.
-pub(super) const QUEUE: usize = 16;
+pub(crate) const QUEUE: usize = 16;
 
 /// Bytes of one message.
 const CHUNK: usize = 256 * 1024;
 
 /// Reads a stream on a blocking thread.
-pub(super) struct Source {
+pub(crate) struct Source {
     stream: ByteStream,
     handle: Handle,
     current: Bytes,
@@ -25,7 +25,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Must be called on a runtime.
-    pub(super) fn new(stream: ByteStream) -> Self {
+    pub(crate) fn new(stream: ByteStream) -> Self {
         Self { stream, handle: Handle::current(), current: Bytes::new(), ended: false }
     }
 }
@@ -57,18 +57,18 @@ impl Read for Source {
 }
 
 /// Writes a stream on a blocking thread. A reader that went away is an error of writing.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     sender: Sender<io::Result<Bytes>>,
     buffer: BytesMut,
 }
 
 impl Sink {
-    pub(super) fn new(sender: Sender<io::Result<Bytes>>) -> Self {
+    pub(crate) fn new(sender: Sender<io::Result<Bytes>>) -> Self {
         Self { sender, buffer: BytesMut::with_capacity(CHUNK) }
     }
 
     /// Ends the stream with an error.
-    pub(super) fn fail(self, error: io::Error) {
+    pub(crate) fn fail(self, error: io::Error) {
         drop(self.sender.blocking_send(Err(error)));
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct HistoryEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) created: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "crate::model::null_as_default")]
+    pub(super) author: String,
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "crate::model::null_as_default")]
     pub(super) created_by: String,
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "crate::model::null_as_default")]
     pub(super) comment: String,
@@ -138,8 +140,14 @@ pub struct NewDocument<'a> {
     pub created: Timestamp,
     /// Comment.
     pub comment: &'a str,
+    /// Who made it.
+    pub author: &'a str,
+    /// The command whose work it is.
+    pub created_by: &'a str,
     /// Layers.
     pub layers: &'a [Digest],
+    /// The image that it was made of, if that was one.
+    pub base: Option<&'a Document>,
 }
 
 impl NewDocument<'_> {
@@ -153,11 +161,7 @@ impl NewDocument<'_> {
             fields.retain(|_, value| !is_empty(value));
         }
         let created = self.created.to_string();
-        let history = HistoryEntry {
-            created: Some(created.clone()),
-            comment: self.comment.to_owned(),
-            ..HistoryEntry::default()
-        };
+        let history = self.history(&created);
         let rootfs = RootFs { kind: "layers".to_owned(), diff_ids: self.layers.to_vec() };
         let mut document = Map::new();
         let mut put = |key: &str, value: Value| {
@@ -166,14 +170,32 @@ impl NewDocument<'_> {
             }
         };
         put("architecture", self.architecture.into());
+        put("author", self.author.into());
         put("comment", self.comment.into());
         put("created", created.into());
         put("os", self.os.into());
         put("variant", self.variant.into());
-        put("history", serde_json::to_value([history])?);
+        put("history", serde_json::to_value(history)?);
         put("rootfs", serde_json::to_value(rootfs)?);
         document.insert("config".to_owned(), config);
         serde_json::to_vec(&Value::Object(document))
+    }
+
+    /// The base's steps and one more.
+    fn history(&self, created: &str) -> Vec<HistoryEntry> {
+        let mut history = self.base.map(|base| base.history.clone()).unwrap_or_default();
+        let told = |history: &[HistoryEntry]| history.iter().filter(|step| !step.empty_layer).count();
+        let below = self.base.map_or(0, |base| base.layers().len());
+        // An image that does not tell how its layers came.
+        history.resize(history.len() + below.saturating_sub(told(&history)), HistoryEntry::default());
+        history.push(HistoryEntry {
+            created: Some(created.to_owned()),
+            author: self.author.to_owned(),
+            created_by: self.created_by.to_owned(),
+            comment: self.comment.to_owned(),
+            empty_layer: self.layers.len() == below,
+        });
+        history
     }
 }
 
@@ -207,7 +229,10 @@ mod tests {
             os: "linux",
             created: Timestamp(1_500_000_000_120_000_000),
             comment: "Imported from -",
+            author: "",
+            created_by: "",
             layers: &layers,
+            base: None,
         }
         .to_json()
         .unwrap();

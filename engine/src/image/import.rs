@@ -20,7 +20,7 @@ pub(super) fn import(
     request: &ImportRequest,
 ) -> Result<Digest, Failure> {
     // What can be refused is refused before anything is read.
-    let name = import_name(request)?;
+    let name = new_name(&request.repository, &request.tag, "cannot import digest reference")?;
     let mut config = ImageConfig::default();
     apply_changes(&mut config, &request.changes)?;
     let mut platform = request.platform.splitn(3, '/').map(str::trim);
@@ -38,7 +38,10 @@ pub(super) fn import(
         os,
         created,
         comment: if request.message.is_empty() { "Imported from -" } else { &request.message },
+        author: "",
+        created_by: "",
         layers: &[layer.record().digest],
+        base: None,
     }
     .to_json()
     .map_err(|error| Failure::internal(&error))?;
@@ -55,15 +58,16 @@ pub(super) fn import(
     Ok(id)
 }
 
-fn import_name(request: &ImportRequest) -> Result<Option<Reference>, Failure> {
-    if request.repository.is_empty() {
+/// The name of a new image, if it is to have one.
+pub(super) fn new_name(repository: &str, tag: &str, no_digest: &str) -> Result<Option<Reference>, Failure> {
+    if repository.is_empty() {
         return Ok(None);
     }
-    let name = Reference::parse(&request.repository).map_err(invalid)?;
+    let name = Reference::parse(repository).map_err(invalid)?;
     if name.digest().is_some() {
-        return Err(Failure::invalid("cannot import digest reference"));
+        return Err(Failure::invalid(no_digest));
     }
-    let name = if request.tag.is_empty() { name } else { name.with_tag(&request.tag).map_err(invalid)? };
+    let name = if tag.is_empty() { name } else { name.with_tag(tag).map_err(invalid)? };
     check_tag(name.or_latest()).map(Some)
 }
 

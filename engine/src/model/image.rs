@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::container::{HealthConfig, StringSet};
+use super::container::{ContainerConfig, HealthConfig, StringSet};
 use super::inspect::GraphDriver;
 use super::model;
 
@@ -42,6 +42,48 @@ model! {
         /// Shell of the shell form of instructions.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub shell: Option<Vec<String>>,
+    }
+}
+
+impl From<&ContainerConfig> for ImageConfig {
+    /// What of a container's configuration an image can have.
+    fn from(config: &ContainerConfig) -> Self {
+        Self {
+            user: config.user.clone(),
+            exposed_ports: config.exposed_ports.clone(),
+            env: config.env.clone(),
+            entrypoint: config.entrypoint.clone(),
+            cmd: config.cmd.clone(),
+            volumes: config.volumes.clone(),
+            working_dir: config.working_dir.clone(),
+            labels: (!config.labels.is_empty()).then(|| config.labels.clone()),
+            stop_signal: config.stop_signal.clone(),
+            args_escaped: config.args_escaped,
+            healthcheck: config.healthcheck.clone(),
+            on_build: config.on_build.clone(),
+            shell: config.shell.clone(),
+        }
+    }
+}
+
+impl From<ImageConfig> for ContainerConfig {
+    fn from(config: ImageConfig) -> Self {
+        Self {
+            user: config.user,
+            exposed_ports: config.exposed_ports,
+            env: config.env,
+            entrypoint: config.entrypoint,
+            cmd: config.cmd,
+            volumes: config.volumes,
+            working_dir: config.working_dir,
+            labels: config.labels.unwrap_or_default(),
+            stop_signal: config.stop_signal,
+            args_escaped: config.args_escaped,
+            healthcheck: config.healthcheck,
+            on_build: config.on_build,
+            shell: config.shell,
+            ..Self::default()
+        }
     }
 }
 

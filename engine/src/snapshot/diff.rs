@@ -15,11 +15,27 @@ const DEEPEST: usize = 250;
 
 const MODIFIED: u8 = 0;
 const ADDED: u8 = 1;
-const DELETED: u8 = 2;
+/// The [`Change::kind`] of what is gone.
+pub(super) const DELETED: u8 = 2;
+
+/// A changed path as the file system has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// Absolute in the container.
+    pub(super) path: PathBuf,
+    /// As [`Change::kind`].
+    pub(super) kind: u8,
+}
+
+impl From<Changed> for Change {
+    fn from(changed: Changed) -> Self {
+        Self { path: changed.path.to_string_lossy().into_owned(), kind: changed.kind }
+    }
+}
 
 /// Compares. With `overlay` the upper directory holds only what changed, whiteouts included; otherwise it is a whole
 /// root.
-pub(super) fn compare(upper: &Directory, lower: Stack, overlay: bool) -> io::Result<(Vec<Change>, SnapshotUsage)> {
+pub(super) fn compare(upper: &Directory, lower: Stack, overlay: bool) -> io::Result<(Vec<Changed>, SnapshotUsage)> {
     let mut comparison =
         Comparison { overlay, changes: Vec::new(), usage: SnapshotUsage::default(), counted: BTreeSet::new() };
     comparison.directory(upper, &lower, Path::new("/"), overlay, 0)?;
@@ -29,7 +45,7 @@ pub(super) fn compare(upper: &Directory, lower: Stack, overlay: bool) -> io::Res
 
 struct Comparison {
     overlay: bool,
-    changes: Vec<Change>,
+    changes: Vec<Changed>,
     usage: SnapshotUsage,
     /// Files with several names count once.
     counted: BTreeSet<(u64, u64)>,
@@ -104,7 +120,7 @@ impl Comparison {
     }
 
     fn push(&mut self, path: &Path, kind: u8) {
-        self.changes.push(Change { path: path.to_string_lossy().into_owned(), kind });
+        self.changes.push(Changed { path: path.to_owned(), kind });
     }
 
     fn count(&mut self, metadata: Metadata) {

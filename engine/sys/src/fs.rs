@@ -13,7 +13,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags, Timespec, Timestamps,
+    Uid,
+};
 use rustix::io::Errno;
 
 mod copy;
@@ -21,8 +24,8 @@ mod file;
 
 pub use copy::copy_content;
 pub use file::{
-    attribute, attributes, free_bytes, handle_path, metadata, os_name, real_path, reopen, replace_file, set_attribute,
-    set_mode, set_owner, set_times, sync_filesystem,
+    attribute, attributes, free_bytes, handle_path, link_text, metadata, os_name, real_path, reopen, replace_file,
+    set_attribute, set_handle_mode, set_handle_owner, set_mode, set_owner, set_times, sync_filesystem,
 };
 
 /// Levels that a walk keeps open at once.
@@ -240,6 +243,24 @@ impl Directory {
         reopen(&handle)
     }
 
+    /// Opens whatever has this name without access to its content; links are not followed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_name(&self, name: &OsStr) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(self, one_name(name)?, flags, Mode::empty())?)
+    }
+
+    /// Opens the directory that a handle without access stands for.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn of(handle: impl AsFd) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(handle, ".", flags, Mode::empty())?))
+    }
+
     /// Opens the directory of this name; a link is an error.
     ///
     /// # Errors
@@ -318,6 +339,14 @@ impl Directory {
         Ok(rustix::fs::unlinkat(self, one_name(name)?, AtFlags::empty())?)
     }
 
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(self, one_name(name)?, AtFlags::REMOVEDIR)?)
+    }
+
     /// Removes whatever has this name, with all that is in it. Missing is fine. Needs few handles however deep it is.
     ///
     /// # Errors
@@ -376,6 +405,17 @@ impl Directory {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Is something mounted under this name? Whoever unlinks such a name from outside of the mount's namespace would take
+    /// the mount away instead of being refused.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_mount_root(&self, name: &OsStr) -> io::Result<bool> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let status = rustix::fs::statx(self, one_name(name)?, flags, StatxFlags::empty())?;
+        Ok(status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
     /// The text of a symbolic link.

@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod fs;
 pub mod mount;
+pub mod mount_tree;
 pub mod namespace;
 pub mod netlink;
 pub mod netns;

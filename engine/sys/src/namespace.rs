@@ -19,6 +19,14 @@ pub fn open_process(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// Does a process still run? One that has ended but was not waited for does not.
+pub fn is_alive(process: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    matches!(poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+}
+
 /// Moves this (single-threaded) process into all namespaces of the process behind `pidfd`, in one step: either into all of
 /// them or into none. Its children will be in the process's PID namespace; it itself stays.
 ///

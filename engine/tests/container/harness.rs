@@ -12,10 +12,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use shoal_engine::container::{LogOptions, OutputKind, RemoveOptions, WaitCondition};
 use shoal_engine::image::ImportRequest;
-use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, HostConfig};
+use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, ExecCreate, ExecStart, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, chaos, cluster, fields, life, logging, neighbour, restore, sessions};
+use super::{bench, chaos, cluster, fields, files, life, logging, neighbour, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -76,6 +76,13 @@ const TESTS: &[(&str, Test)] = tests![
     restore::a_shim_that_does_not_answer_is_waited_for,
     restore::a_stopped_container_stays_stopped,
     restore::a_removal_that_was_begun_is_finished,
+    files::archives_go_in_and_out,
+    files::special_files_are_packed_and_not_opened,
+    files::a_racing_container_never_leads_outside,
+    files::links_that_stand_still_stay_inside,
+    files::a_start_waits_for_who_looks_at_its_files,
+    files::a_commit_is_an_image_of_what_changed,
+    files::an_export_has_the_root_alone,
     neighbour::what_is_published_on_loopback_is_for_this_host_alone,
     cluster::tables_follow_the_state,
     cluster::names_lead_to_services_and_neighbours,
@@ -155,6 +162,19 @@ impl Host {
             }
         }
         text
+    }
+
+    /// Executes a shell command in it; gives all that it printed.
+    pub(crate) async fn exec(&self, id: &str, script: &str) -> String {
+        let exec = ExecCreate {
+            cmd: Some(["sh", "-c", script].map(str::to_owned).into()),
+            attach_stdout: true,
+            attach_stderr: true,
+            ..ExecCreate::default()
+        };
+        let exec = self.engine.containers().exec_create(id, exec).await.expect("an exec");
+        let streams = self.engine.containers().exec_start(&exec, ExecStart::default()).await.expect("it starts");
+        super::checks::read_all(streams.expect("attached").output).await
     }
 
     pub(crate) async fn inspect(&self, id: &str) -> ContainerInspect {

@@ -145,7 +145,7 @@ pub(super) async fn distribution(context: Arc<Context>, request: Request) -> Ans
     json(&value!({ "Descriptor": descriptor, "Platforms": [] }))
 }
 
-fn byte_stream(body: RequestBody) -> ByteStream {
+pub(super) fn byte_stream(body: RequestBody) -> ByteStream {
     let pieces = BodyStream::new(body).filter_map(|frame| async move {
         match frame {
             Ok(frame) => frame.into_data().ok().map(Ok),

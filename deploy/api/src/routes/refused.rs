@@ -18,16 +18,10 @@ pub(super) fn routes() -> Vec<Route<Context>> {
         route!(POST "/build" => build),
         route!(POST "/build/prune" => nothing_to_prune),
         route!(POST "/build/cancel" => build),
-        route!(POST "/commit" => commit),
         route!(POST "/auth" => registry_login),
         route!(GET "/images/search" => search),
         route!(POST "/images/{name...}/push" => push),
         route!(GET "/containers/{id}/attach/ws" => websocket),
-        route!(GET "/containers/{id}/changes" => file_access),
-        route!(GET "/containers/{id}/export" => file_access),
-        route!(GET "/containers/{id}/archive" => file_access),
-        route!(HEAD "/containers/{id}/archive" => file_access),
-        route!(PUT "/containers/{id}/archive" => file_access),
         route!(GET "/plugins" => no_plugins),
         route!(GET "/plugins/privileges" => plugin),
         route!(POST "/plugins/pull" => plugin),
@@ -60,10 +54,6 @@ async fn nothing_to_prune(_: Arc<Context>, _: Request) -> Answer {
     json(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
 }
 
-async fn commit(_: Arc<Context>, _: Request) -> Answer {
-    Err(ApiError::not_implemented("commit is not available yet"))
-}
-
 async fn registry_login(_: Arc<Context>, _: Request) -> Answer {
     Err(ApiError::not_implemented("registries are not available yet, so there is nothing to log in to"))
 }
@@ -78,12 +68,6 @@ async fn push(_: Arc<Context>, _: Request) -> Answer {
 
 async fn websocket(_: Arc<Context>, _: Request) -> Answer {
     Err(ApiError::not_implemented("attach over a websocket is not offered: use the attach route without /ws"))
-}
-
-async fn file_access(_: Arc<Context>, _: Request) -> Answer {
-    Err(ApiError::not_implemented(
-        "reading and writing a container's files from outside (cp, diff, export) is not available yet",
-    ))
 }
 
 async fn no_plugins(_: Arc<Context>, _: Request) -> Answer {

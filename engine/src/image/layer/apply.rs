@@ -452,14 +452,18 @@ fn write_extent<R: BufRead, T: Record>(
 
 /// Attributes that a layer may set. `trusted.overlay.*` would let it redirect names in other layers; labels of the
 /// host's security modules are not an image's business.
-fn is_allowed(name: &[u8]) -> bool {
+pub(crate) fn is_allowed(name: &[u8]) -> bool {
     name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
         || name == b"security.capability"
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
 }
 
-fn set_attributes(file: impl std::os::fd::AsFd, entry: &TarEntry) -> io::Result<()> {
+/// Sets those attributes of an entry that it may set.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn set_attributes(file: impl std::os::fd::AsFd, entry: &TarEntry) -> io::Result<()> {
     for (name, value) in &entry.attributes {
         if is_allowed(name) {
             let name: OsString = OsStr::from_bytes(name).to_owned();

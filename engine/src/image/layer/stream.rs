@@ -257,6 +257,16 @@ pub fn decoder<'a, R: BufRead + Send + 'a>(
     })
 }
 
+/// A reader of the uncompressed bytes of a source, however it is compressed.
+///
+/// # Errors
+/// When the source fails, or is compressed in a way that is not supported.
+pub fn uncompressed<'a, R: BufRead + Send + 'a>(source: R) -> io::Result<io::BufReader<Box<dyn Read + Send + 'a>>> {
+    let (start, source) = peek(source, 6)?;
+    let compression = Compression::of(&start).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    Ok(io::BufReader::with_capacity(CHUNK, decoder(compression, source)?))
+}
+
 /// The reading end.
 #[derive(Debug)]
 pub struct Chunks {

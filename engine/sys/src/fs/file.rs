@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Directory, Metadata, timestamps};
@@ -28,6 +28,14 @@ pub fn reopen(handle: impl AsFd) -> io::Result<File> {
     let path = handle_path(handle.as_fd());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// The text of the symbolic link that a handle without access stands for.
+///
+/// # Errors
+/// The kernel's.
+pub fn link_text(handle: impl AsFd) -> io::Result<OsString> {
+    Ok(OsString::from_vec(rustix::fs::readlinkat(handle, "", Vec::new())?.into_bytes()))
 }
 
 /// The path by which this process reaches an open handle. Valid as long as the handle is open.
@@ -58,6 +66,23 @@ pub fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
 /// The kernel's.
 pub fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Sets owner and group of what a handle without access stands for.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_handle_owner(handle: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    Ok(rustix::fs::chownat(handle, "", uid, gid, AtFlags::EMPTY_PATH)?)
+}
+
+/// Sets the mode of what a handle without access stands for, which must be no link.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_handle_mode(handle: impl AsFd, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::chmod(handle_path(handle.as_fd()), Mode::from_raw_mode(mode))?)
 }
 
 /// Sets access and modification time of an open file.
