@@ -12,7 +12,7 @@ pub(super) fn mount(spec: SpecMount) -> Result<Mount, ApiError> {
     if spec.cluster_options.is_some() || spec.mount.kind == "cluster" {
         return Err(not_offered("a mount of type cluster"));
     }
-    if spec.image_options.is_some() || spec.mount.kind == "image" {
+    if spec.mount.image_options.is_some() || spec.mount.kind == "image" {
         return Err(not_offered("a mount of type image"));
     }
     let given = spec.mount;
@@ -106,6 +106,8 @@ pub(super) fn mount_json(mount: &Mount) -> SpecMount {
         bind_options: Some(bind).filter(|bind| *bind != BindOptions::default()),
         volume_options: Some(volume).filter(|volume| *volume != VolumeOptions::default()),
         tmpfs_options: Some(tmpfs).filter(|tmpfs| *tmpfs != TmpfsOptions::default()),
+        // Services have no image mounts.
+        image_options: None,
     };
-    SpecMount { mount: given, cluster_options: None, image_options: None }
+    SpecMount { mount: given, cluster_options: None }
 }

@@ -79,8 +79,6 @@ pub(crate) struct SpecMount {
     pub mount: Mount,
     #[serde(rename = "ClusterOptions", skip_serializing_if = "Option::is_none")]
     pub cluster_options: Option<Value>,
-    #[serde(rename = "ImageOptions", skip_serializing_if = "Option::is_none")]
-    pub image_options: Option<Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
