@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::attachments::Door;
 use crate::executor::Executor;
 use crate::reporter::Reporter;
 use crate::session::{self, Context, SessionError};
@@ -71,6 +72,7 @@ pub struct Agent<E: Executor> {
     options: AgentOptions,
     executor: Arc<E>,
     info: watch::Sender<SessionInfo>,
+    door: watch::Sender<Door>,
     reconnect: Arc<Mutex<CancellationToken>>,
     leave: CancellationToken,
 }
@@ -79,6 +81,7 @@ pub struct Agent<E: Executor> {
 #[derive(Debug, Clone)]
 pub struct AgentHandle {
     info: watch::Receiver<SessionInfo>,
+    door: watch::Receiver<Door>,
     reconnect: Arc<Mutex<CancellationToken>>,
     leave: CancellationToken,
 }
@@ -87,6 +90,10 @@ impl AgentHandle {
     /// The session, and its changes.
     pub fn session(&self) -> watch::Receiver<SessionInfo> {
         self.info.clone()
+    }
+
+    pub(crate) fn door(&self) -> watch::Receiver<Door> {
+        self.door.clone()
     }
 
     /// Ends the session and begins another, with the certificate that the node has now.
@@ -104,10 +111,12 @@ impl<E: Executor> Agent<E> {
     /// An agent for this engine.
     pub fn new(options: AgentOptions, executor: Arc<E>) -> (Self, AgentHandle) {
         let (info, receiver) = watch::channel(SessionInfo::default());
+        let (door, open_door) = watch::channel(None);
         let reconnect = Arc::new(Mutex::new(CancellationToken::new()));
         let leave = CancellationToken::new();
-        let handle = AgentHandle { info: receiver, reconnect: Arc::clone(&reconnect), leave: leave.clone() };
-        (Self { options, executor, info, reconnect, leave }, handle)
+        let handle =
+            AgentHandle { info: receiver, door: open_door, reconnect: Arc::clone(&reconnect), leave: leave.clone() };
+        (Self { options, executor, info, door, reconnect, leave }, handle)
     }
 
     /// Runs until shutdown. Containers go on running after that.
@@ -130,6 +139,7 @@ impl<E: Executor> Agent<E> {
                 worker: &mut worker,
                 reporter: &reporter,
                 info: &self.info,
+                door: &self.door,
                 until: &until,
                 shutdown: &shutdown,
                 leave: &self.leave,
@@ -144,6 +154,7 @@ impl<E: Executor> Agent<E> {
                 }
                 Err(failure) => Err(failure.message),
             };
+            self.door.send_replace(None);
             let had_session = self.info.borrow().connected;
             let reason = ended.err().unwrap_or_default();
             self.info.send_modify(|info| {

@@ -7,18 +7,20 @@ use shoal_proto::assignment::{
     AssignmentItem, AssignmentKey, AssignmentSet, EndpointOwner, EndpointRecord, NetworkRecord, PublishedRecord,
     ServiceRecord,
 };
-use shoal_proto::id::{ConfigId, NetworkId, SecretId, ServiceId, TaskId};
-use shoal_proto::object::{Config, Secret, Task};
+use shoal_proto::id::{AttachmentId, ConfigId, NetworkId, SecretId, ServiceId, TaskId};
+use shoal_proto::object::{Attachment, Config, Secret, Task};
 
 use crate::executor::Dependencies;
 
 /// Networks of the cluster as this node needs to know them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkView {
-    /// Networks that a task of this node is on, and the routing mesh.
+    /// Networks that a task or an attached container of this node is on, and the routing mesh.
     pub networks: BTreeMap<NetworkId, NetworkEntry>,
     /// Ports of the routing mesh.
     pub published: BTreeMap<ServiceId, PublishedRecord>,
+    /// The containers of this node that are no tasks and on a network.
+    pub attachments: BTreeMap<AttachmentId, Arc<Attachment>>,
 }
 
 /// One network and who is on it.
@@ -195,6 +197,9 @@ impl Assignments {
                 }
                 AssignmentItem::Published(published) => {
                     view.published.insert(published.service, published.clone());
+                }
+                AssignmentItem::Attachment(attachment) => {
+                    view.attachments.insert(attachment.id, Arc::clone(attachment));
                 }
                 AssignmentItem::Secret(_) | AssignmentItem::Config(_) | AssignmentItem::Task(_) => {}
             }

@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod assignments;
+mod attachments;
 pub mod executor;
 pub mod life;
 mod logs;

@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 
 use crate::agent::SessionInfo;
 use crate::assignments::Unusable;
+use crate::attachments::Door;
 use crate::executor::Executor;
 use crate::logs::Subscriptions;
 use crate::reporter::Reporter;
@@ -62,6 +63,8 @@ pub(crate) struct Context<'a, E: Executor> {
     pub(crate) worker: &'a mut Worker<E>,
     pub(crate) reporter: &'a Arc<Reporter>,
     pub(crate) info: &'a watch::Sender<SessionInfo>,
+    /// Through which others ask this manager.
+    pub(crate) door: &'a watch::Sender<Door>,
     /// Ends this session.
     pub(crate) until: &'a CancellationToken,
     /// Ends the agent.
@@ -93,6 +96,7 @@ pub(crate) async fn run<E: Executor>(channel: Channel, context: Context<'_, E>) 
     };
     let mut incoming = response.map_err(|status| SessionError::Refused(Box::new(status)))?.into_inner();
     context.reporter.rewind();
+    context.door.send_replace(Some(client.clone()));
     let mut subscriptions = Subscriptions::new(Arc::clone(context.executor), client.clone());
     let (period, period_receiver) = watch::channel(Duration::from_secs(1));
     let _heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat(sender.clone(), period_receiver)));

@@ -1,6 +1,6 @@
 //! What a manager tells one node: a keyed set of things, sent whole once and then as differences.
 //!
-//! The set holds the node's tasks and just the secrets, configs and network records that these need. Every item has a
+//! The set holds the node's tasks and attachments, and just the secrets, configs and network records that these need. Every item has a
 //! key, a put replaces what stood under it, and an agent that has missed a difference asks for the whole set again.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
-use crate::object::{Config, Secret, Task};
+use crate::id::{AttachmentId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use crate::object::{Attachment, Config, Secret, Task};
 use crate::spec::{EndpointMode, PortConfig};
 
 /// What an item of the set is filed under.
@@ -20,9 +20,9 @@ pub enum AssignmentKey {
     Secret(SecretId),
     /// A config.
     Config(ConfigId),
-    /// A network that a task of this node is on, and the routing mesh.
+    /// A network that a task or an attached container of this node is on, and the routing mesh.
     Network(NetworkId),
-    /// An address on such a network, of a task or node anywhere in the cluster.
+    /// An address on such a network, of a task, an attached container or a node anywhere in the cluster.
     Endpoint(NetworkId, EndpointOwner),
     /// A service's name and virtual address on such a network.
     Service(NetworkId, ServiceId),
@@ -30,6 +30,8 @@ pub enum AssignmentKey {
     Published(ServiceId),
     /// A task.
     Task(TaskId),
+    /// A container of this node that is no task, on a network.
+    Attachment(AttachmentId),
 }
 
 /// Who holds an address on a network.
@@ -39,6 +41,8 @@ pub enum EndpointOwner {
     Task(TaskId),
     /// A node, on the routing mesh.
     Node(NodeId),
+    /// A container that is no task.
+    Attachment(AttachmentId),
 }
 
 /// An item of the set.
@@ -58,6 +62,8 @@ pub enum AssignmentItem {
     Published(PublishedRecord),
     /// A task to run, or to stop: see its desired state.
     Task(Arc<Task>),
+    /// A container of this node that is no task, on a network.
+    Attachment(Arc<Attachment>),
 }
 
 impl AssignmentItem {
@@ -71,6 +77,7 @@ impl AssignmentItem {
             Self::Service(service) => AssignmentKey::Service(service.network, service.service),
             Self::Published(published) => AssignmentKey::Published(published.service),
             Self::Task(task) => AssignmentKey::Task(task.id),
+            Self::Attachment(attachment) => AssignmentKey::Attachment(attachment.id),
         }
     }
 }
@@ -115,10 +122,13 @@ pub struct EndpointRecord {
     pub node: NodeId,
     /// Where overlay frames for that node go; `None` until the node said so.
     pub node_addr: Option<IpAddr>,
-    /// The service it serves; `None` for nodes.
+    /// The service it serves; `None` for nodes and attached containers.
     pub service: Option<ServiceId>,
-    /// DNS name of the task, `<service>.<slot>.<task id>`; empty for nodes.
+    /// DNS name of the task, `<service>.<slot>.<task id>`, or of the attached container; empty for nodes.
     pub name: String,
+    /// More DNS names of an attached container. Those of a task are its service's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Does it take traffic: is the task running, and wanted so?
     pub serving: bool,
 }

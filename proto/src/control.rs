@@ -1,11 +1,14 @@
 //! Requests that change desired state. Any manager takes them; a follower forwards them to the leader as they are.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
-use crate::object::{Cluster, Config, Network, Node, NodeDescription, NodeState, Secret, Service, TaskStatus};
+use crate::id::{AttachmentId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use crate::object::{
+    Attachment, Cluster, Config, Network, Node, NodeDescription, NodeState, Secret, Service, TaskStatus,
+};
 use crate::spec::{ClusterSpec, ConfigSpec, Labels, NetworkSpec, NodeSpec, SecretSpec, ServiceSpec};
 
 /// A change that somebody asks for. `version` is the object version the change is based on.
@@ -90,8 +93,50 @@ pub enum ControlRequest {
         /// New unlock key?
         rotate_unlock_key: bool,
     },
+    /// Puts a container of a node on a network. Asked for by that node only: not part of the user's API. Asked again it
+    /// gives what there is, with the names of the last request.
+    Attach {
+        /// The node that asks.
+        node: NodeId,
+        /// What for.
+        wish: Box<AttachmentWish>,
+    },
+    /// Takes containers of a node off their networks. Asked for by that node only; what is gone already is fine.
+    Detach {
+        /// The node that asks. What belongs to another one is left alone.
+        node: NodeId,
+        /// Which.
+        ids: Vec<AttachmentId>,
+    },
     /// What a dispatcher learned from the agents it serves. Not part of the user's API.
     Report(Vec<Report>),
+}
+
+/// A wish to put a container on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttachmentWish {
+    /// The network, by id or name.
+    pub network: String,
+    /// The container.
+    pub container_id: String,
+    /// Its name.
+    pub name: String,
+    /// More DNS names.
+    pub aliases: Vec<String>,
+    /// The address it must have; `None` takes any.
+    pub addr: Option<Ipv4Addr>,
+    /// The address it had last and gets again if it is free; `None` when it had none.
+    pub last_addr: Option<Ipv4Addr>,
+}
+
+/// What a node asks a manager to do about its attachments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttachmentRequest {
+    /// Put a container on a network.
+    Attach(AttachmentWish),
+    /// Take containers off their networks.
+    Detach(Vec<AttachmentId>),
 }
 
 /// Something a dispatcher learned.
@@ -146,6 +191,8 @@ pub enum ControlResponse {
     Service(Arc<Service>, Vec<String>),
     /// The network as it is now.
     Network(Arc<Network>),
+    /// The attachment as it is now.
+    Attachment(Arc<Attachment>),
     /// The secret as it is now.
     Secret(Arc<Secret>),
     /// The config as it is now.

@@ -138,6 +138,8 @@ ids! {
     TaskId,
     /// A cluster-wide network.
     NetworkId,
+    /// A container that is no task, on a cluster-wide network.
+    AttachmentId,
     /// A secret.
     SecretId,
     /// A config.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use crate::id::{AttachmentId, ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use crate::spec::{
     AddressPools, ClusterSpec, ConfigSpec, EndpointMode, Labels, LogDriver, NetworkSpec, NodeRole, NodeSpec, Platform,
     PortConfig, ResourceAmount, SecretSpec, ServiceSpec, TaskSpec,
@@ -403,6 +403,28 @@ impl Task {
             (slot, _) => format!("{}.{}.{}", self.service_name, slot, self.id),
         }
     }
+}
+
+/// A container that is no task, on an attachable network. Its node asks for it, and gives it up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attachment {
+    /// Identity.
+    pub id: AttachmentId,
+    /// Version and times.
+    pub meta: Meta,
+    /// The node that the container is on.
+    pub node_id: NodeId,
+    /// The network.
+    pub network: NetworkId,
+    /// The container: one that is on a network once.
+    pub container_id: String,
+    /// Its name, which resolves to its address on this network.
+    pub name: String,
+    /// More DNS names on this network.
+    pub aliases: Vec<String>,
+    /// Its address with the subnet's prefix length.
+    pub addr: Ipv4Net,
 }
 
 /// A secret.

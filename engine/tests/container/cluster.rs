@@ -42,6 +42,7 @@ fn state(endpoints: &[(u8, u128)]) -> ClusterNetworkState {
             node_addr: Some(underlay(*node)),
             service: Some(ServiceId::from_bits(5)),
             name: format!("web.{last}"),
+            aliases: Vec::new(),
             serving: true,
         };
         (owner, record)

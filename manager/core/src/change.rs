@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shoal_proto::error::{ErrorKind, Failure};
-use shoal_proto::id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use shoal_proto::id::{AttachmentId, ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use shoal_proto::object::{
-    Cluster, Config, Endpoint, ManagerMember, Meta, Network, NetworkAttachment, Node, NodeDescription, NodeStatus,
-    RestartTrack, Secret, Service, Task, TaskStatus, UpdateStatus,
+    Attachment, Cluster, Config, Endpoint, ManagerMember, Meta, Network, NetworkAttachment, Node, NodeDescription,
+    NodeStatus, RestartTrack, Secret, Service, Task, TaskStatus, UpdateStatus,
 };
 use shoal_proto::spec::{NodeRole, NodeSpec, Protocol};
 use shoal_proto::task_state::TaskState;
@@ -37,6 +37,8 @@ pub enum Object {
     Secret(Arc<Secret>),
     /// A config.
     Config(Arc<Config>),
+    /// A container that is no task, on a network.
+    Attachment(Arc<Attachment>),
 }
 
 impl Object {
@@ -50,6 +52,7 @@ impl Object {
             Self::Network(network) => ObjectKey::Network(network.id),
             Self::Secret(secret) => ObjectKey::Secret(secret.id),
             Self::Config(config) => ObjectKey::Config(config.id),
+            Self::Attachment(attachment) => ObjectKey::Attachment(attachment.id),
         }
     }
 
@@ -63,6 +66,7 @@ impl Object {
             Self::Network(network) => &network.meta,
             Self::Secret(secret) => &secret.meta,
             Self::Config(config) => &config.meta,
+            Self::Attachment(attachment) => &attachment.meta,
         }
     }
 }
@@ -81,7 +85,7 @@ macro_rules! into_object {
         }
     )*};
 }
-into_object!(Cluster, Node, Service, Task, Network, Secret, Config);
+into_object!(Cluster, Node, Service, Task, Network, Secret, Config, Attachment);
 
 /// What an object is filed under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,6 +104,8 @@ pub enum ObjectKey {
     Secret(SecretId),
     /// A config.
     Config(ConfigId),
+    /// A container that is no task, on a network.
+    Attachment(AttachmentId),
 }
 
 impl ObjectKey {
@@ -113,6 +119,7 @@ impl ObjectKey {
             Self::Network(_) => "network",
             Self::Secret(_) => "secret",
             Self::Config(_) => "config",
+            Self::Attachment(_) => "attachment",
         }
     }
 }
@@ -127,6 +134,7 @@ impl std::fmt::Display for ObjectKey {
             Self::Network(id) => write!(f, "network {id}"),
             Self::Secret(id) => write!(f, "secret {id}"),
             Self::Config(id) => write!(f, "config {id}"),
+            Self::Attachment(id) => write!(f, "attachment {id}"),
         }
     }
 }

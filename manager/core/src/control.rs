@@ -8,6 +8,7 @@
 //! Deleted services and networks stay in the store as `pending_delete` while their tasks stop: their names and ports
 //! are free at once, their addresses only when nothing uses them any more.
 
+mod attachment;
 mod cluster;
 mod node;
 mod report;
@@ -16,7 +17,7 @@ mod service;
 
 use shoal_proto::control::{ControlRequest, ControlResponse};
 use shoal_proto::error::{ErrorKind, Failure};
-use shoal_proto::id::{ClusterId, ConfigId, IdSource, NetworkId, NodeId, SecretId, ServiceId};
+use shoal_proto::id::{AttachmentId, ClusterId, ConfigId, IdSource, NetworkId, NodeId, SecretId, ServiceId};
 use shoal_proto::object::Meta;
 use shoal_proto::time::Timestamp;
 
@@ -55,6 +56,8 @@ pub enum Reply {
     Service(ServiceId, Vec<String>),
     /// The network.
     Network(NetworkId),
+    /// The attachment.
+    Attachment(AttachmentId),
     /// The secret.
     Secret(SecretId),
     /// The config.
@@ -80,6 +83,10 @@ impl Reply {
             }
             Self::Network(id) => {
                 store.network(*id).cloned().map(ControlResponse::Network).ok_or_else(|| gone("network"))
+            }
+            Self::Attachment(id) => {
+                let attachment = store.attachment(*id).cloned();
+                attachment.map(ControlResponse::Attachment).ok_or_else(|| gone("attachment"))
             }
             Self::Secret(id) => store.secret(*id).cloned().map(ControlResponse::Secret).ok_or_else(|| gone("secret")),
             Self::Config(id) => store.config(*id).cloned().map(ControlResponse::Config).ok_or_else(|| gone("config")),
@@ -116,6 +123,8 @@ pub fn plan_request(
         ControlRequest::UpdateNode { id, version, spec } => node::update(store, *id, *version, spec, context),
         ControlRequest::RemoveNode { id, force } => node::remove(store, *id, *force, context.now),
         ControlRequest::UpdateCluster { .. } => cluster::update(store, request, ids),
+        ControlRequest::Attach { node, wish } => attachment::attach(store, *node, wish, ids),
+        ControlRequest::Detach { node, ids } => Ok(attachment::detach(store, *node, ids)),
         ControlRequest::Report(reports) => Ok(report::changes(store, reports, context.now)),
     }
 }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shoal_proto::assignment::{AssignmentItem, AssignmentKey, AssignmentSet};
-use shoal_proto::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use shoal_proto::id::{AttachmentId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use shoal_proto::object::Task;
 
 use crate::change::Object;
@@ -28,6 +28,7 @@ pub fn full(store: &Store, node: NodeId) -> AssignmentSet {
     let mut put: Vec<AssignmentItem> = Vec::new();
     let tasks = store.tasks_of_node(node).filter(|task| record::is_assigned(task));
     put.extend(tasks.cloned().map(AssignmentItem::Task));
+    put.extend(store.attachments_of_node(node).cloned().map(AssignmentItem::Attachment));
     let needs = Needs::of(store, node);
     put.extend(needs.secrets.iter().filter_map(|id| store.secret(*id)).cloned().map(AssignmentItem::Secret));
     put.extend(needs.configs.iter().filter_map(|id| store.config(*id)).cloned().map(AssignmentItem::Config));
@@ -54,6 +55,7 @@ impl Needs {
             needs.configs.extend(task.spec.container.configs.iter().map(|config| config.id));
             needs.networks.extend(task.networks.iter().map(|attachment| attachment.network));
         }
+        needs.networks.extend(store.attachments_of_node(node).map(|attachment| attachment.network));
         if store.node(node).is_some_and(|node| node.ingress_address.is_some()) {
             needs.networks.extend(store.ingress_network().map(|network| network.id));
         }
@@ -83,6 +85,7 @@ struct Touched {
     networks: BTreeSet<NetworkId>,
     secrets: BTreeSet<SecretId>,
     configs: BTreeSet<ConfigId>,
+    attachments: BTreeSet<AttachmentId>,
 }
 
 impl Hub {
@@ -160,6 +163,9 @@ impl Hub {
         for task in &touched.tasks {
             self.own_task(old, *task, &mut per_node);
         }
+        for attachment in &touched.attachments {
+            self.own_attachment(old, *attachment, &mut per_node);
+        }
         for node in touched.populations.iter().filter(|node| self.sequences.contains_key(node)) {
             population(old, new, *node, per_node.entry(*node).or_default());
         }
@@ -193,6 +199,16 @@ impl Hub {
             && !before.is_some_and(|old| record::is_same_assignment(old, task))
         {
             per_node.entry(node).or_default().insert(key, Some(AssignmentItem::Task(Arc::clone(task))));
+        }
+    }
+
+    /// The attachment itself, for its node. It never changes its node.
+    fn own_attachment(&self, old: &Store, id: AttachmentId, per_node: &mut BTreeMap<NodeId, Items>) {
+        let after = self.store.attachment(id);
+        let Some(node) = after.or(old.attachment(id)).map(|attachment| attachment.node_id) else { return };
+        if self.sequences.contains_key(&node) {
+            let item = after.cloned().map(AssignmentItem::Attachment);
+            per_node.entry(node).or_default().insert(AssignmentKey::Attachment(id), item);
         }
     }
 
@@ -241,6 +257,13 @@ impl Touched {
             Some(Object::Config(config)) => {
                 self.configs.insert(config.id);
             }
+            Some(Object::Attachment(attachment)) => {
+                self.attachments.insert(attachment.id);
+                // One that stays changes its names at most.
+                if before.is_none() || after.is_none() {
+                    self.populations.insert(attachment.node_id);
+                }
+            }
             Some(Object::Cluster(_)) | None => {}
         }
     }
@@ -268,7 +291,7 @@ impl Touched {
         }
     }
 
-    /// A node that moved takes the endpoints of its tasks along.
+    /// A node that moved takes the endpoints of its tasks and attached containers along.
     fn spread_nodes(&mut self, old: &Store, new: &Store) {
         for node in &self.nodes {
             self.populations.insert(*node);
@@ -278,6 +301,9 @@ impl Touched {
             };
             self.tasks.extend(alive(old));
             self.tasks.extend(alive(new));
+            for store in [old, new] {
+                self.attachments.extend(store.attachments_of_node(*node).map(|attachment| attachment.id));
+            }
         }
     }
 }
@@ -311,6 +337,11 @@ fn network_items(old: &Store, new: &Store, touched: &Touched) -> BTreeMap<Networ
             let item = |store: &Store| store.task(*id).and_then(|task| record::task_endpoint(store, task, network));
             compare(network, item(old), item(new));
         }
+    }
+    for id in &touched.attachments {
+        let Some(attachment) = new.attachment(*id).or(old.attachment(*id)) else { continue };
+        let item = |store: &Store| store.attachment(*id).map(|found| record::attachment_endpoint(store, found));
+        compare(attachment.network, item(old), item(new));
     }
     let ingress: BTreeSet<NetworkId> =
         [old, new].into_iter().filter_map(|store| store.ingress_network().map(|network| network.id)).collect();

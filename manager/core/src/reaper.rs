@@ -81,6 +81,7 @@ pub(crate) fn delete_networks(draft: &mut Draft<'_>, networks: &[NetworkId]) {
         let Some(network) = draft.store.network(*id) else { continue };
         let used = draft.store.tasks_on_network(*id).next().is_some()
             || draft.store.services_on_network(*id).next().is_some()
+            || draft.store.attachments_on_network(*id).next().is_some()
             || (network.spec.ingress && draft.store.nodes().any(|node| node.ingress_address.is_some()));
         if network.pending_delete && !used {
             draft.push(Change::delete(ObjectKey::Network(*id)));

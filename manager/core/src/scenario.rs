@@ -1,5 +1,6 @@
 //! Whole stories, told to the planners together: a request or an accident, and what the cluster makes of it.
 
+mod attachment;
 mod global;
 mod network;
 mod node;

@@ -20,8 +20,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use shoal_proto::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
-use shoal_proto::object::{Cluster, Config, Network, Node, Secret, Service, Task};
+use shoal_proto::id::{AttachmentId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use shoal_proto::object::{Attachment, Cluster, Config, Network, Node, Secret, Service, Task};
 use shoal_proto::spec::Protocol;
 
 pub use address::AddressSpace;
@@ -49,6 +49,7 @@ pub struct Store {
     networks: OrdMap<NetworkId, Arc<Network>>,
     secrets: OrdMap<SecretId, Arc<Secret>>,
     configs: OrdMap<ConfigId, Arc<Config>>,
+    attachments: OrdMap<AttachmentId, Arc<Attachment>>,
     index: Index,
     log: ChangeLog,
 }
@@ -167,13 +168,13 @@ impl Store {
         self.index.network_tasks.range(range).filter_map(|(_, task)| self.tasks.get(task))
     }
 
-    /// The nodes that have such tasks.
+    /// The nodes that have such tasks, or attached containers.
     pub fn nodes_on_network(&self, id: NetworkId) -> impl Iterator<Item = NodeId> {
         let range = (id, NodeId::from_bits(0))..=(id, NodeId::from_bits(u128::MAX));
         self.index.network_nodes.range(range).map(|((_, node), _)| *node)
     }
 
-    /// Has the node a task on the network?
+    /// Has the node a task or an attached container on the network?
     pub fn is_node_on_network(&self, node: NodeId, network: NetworkId) -> bool {
         self.index.network_nodes.contains_key(&(network, node))
     }
@@ -182,6 +183,35 @@ impl Store {
     pub fn services_on_network(&self, id: NetworkId) -> impl Iterator<Item = &Arc<Service>> {
         let range = (id, ServiceId::from_bits(0))..=(id, ServiceId::from_bits(u128::MAX));
         self.index.network_services.range(range).filter_map(|(_, service)| self.services.get(service))
+    }
+
+    /// A container that is no task, on a network.
+    pub fn attachment(&self, id: AttachmentId) -> Option<&Arc<Attachment>> {
+        self.attachments.get(&id)
+    }
+
+    /// All of these, by id.
+    pub fn attachments(&self) -> impl ExactSizeIterator<Item = &Arc<Attachment>> {
+        self.attachments.values()
+    }
+
+    /// Those of a node.
+    pub fn attachments_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Attachment>> {
+        let range = (id, AttachmentId::from_bits(0))..=(id, AttachmentId::from_bits(u128::MAX));
+        self.index.node_attachments.range(range).filter_map(|(_, attachment)| self.attachments.get(attachment))
+    }
+
+    /// Those on a network.
+    pub fn attachments_on_network(&self, id: NetworkId) -> impl Iterator<Item = &Arc<Attachment>> {
+        let range = (id, AttachmentId::from_bits(0))..=(id, AttachmentId::from_bits(u128::MAX));
+        self.index.network_attachments.range(range).filter_map(|(_, attachment)| self.attachments.get(attachment))
+    }
+
+    /// The one of a container on a network.
+    pub fn attachment_of(&self, node: NodeId, network: NetworkId, container_id: &str) -> Option<&Arc<Attachment>> {
+        let is_it =
+            |attachment: &&Arc<Attachment>| attachment.network == network && attachment.container_id == container_id;
+        self.attachments_of_node(node).find(is_it)
     }
 
     /// A network; also one that is pending deletion.
@@ -300,6 +330,7 @@ impl Store {
             ObjectKey::Network(id) => self.networks.get(&id).cloned().map(Object::Network),
             ObjectKey::Secret(id) => self.secrets.get(&id).cloned().map(Object::Secret),
             ObjectKey::Config(id) => self.configs.get(&id).cloned().map(Object::Config),
+            ObjectKey::Attachment(id) => self.attachments.get(&id).cloned().map(Object::Attachment),
         }
     }
 

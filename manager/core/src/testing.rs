@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_proto::control::{ControlRequest, ControlResponse, Report};
+use shoal_proto::control::{AttachmentWish, ControlRequest, ControlResponse, Report};
 use shoal_proto::error::Failure;
-use shoal_proto::id::{ClusterId, IdSource, NetworkId, NodeId, SequentialIds, ServiceId, TaskId};
+use shoal_proto::id::{AttachmentId, ClusterId, IdSource, NetworkId, NodeId, SequentialIds, ServiceId, TaskId};
 use shoal_proto::object::{
-    Cluster, ContainerStatus, ManagerMember, Node, NodeDescription, NodeState, NodeStatus, Service, Task, TaskStatus,
+    Attachment, Cluster, ContainerStatus, ManagerMember, Node, NodeDescription, NodeState, NodeStatus, Service, Task,
+    TaskStatus,
 };
 use shoal_proto::spec::{
     Availability, ContainerSpec, NetworkAttachmentSpec, NetworkSpec, NodeRole, NodeSpec, Platform, PortConfig,
@@ -175,6 +176,20 @@ impl World {
             Ok(ControlResponse::Network(network)) => network.id,
             other => panic!("no network: {other:?}"),
         }
+    }
+
+    /// Asks for a place on a network, as a node does for one of its containers.
+    pub(crate) fn attach(&mut self, node: u128, wish: AttachmentWish) -> Result<Arc<Attachment>, Failure> {
+        let request = ControlRequest::Attach { node: NodeId::from_bits(node), wish: Box::new(wish) };
+        match self.request(request)? {
+            ControlResponse::Attachment(attachment) => Ok(attachment),
+            other => panic!("no attachment: {other:?}"),
+        }
+    }
+
+    pub(crate) fn detach(&mut self, node: u128, ids: &[AttachmentId]) {
+        let request = ControlRequest::Detach { node: NodeId::from_bits(node), ids: ids.to_vec() };
+        self.request(request).expect("detached");
     }
 
     pub(crate) fn update(&mut self, id: ServiceId, change: impl FnOnce(&mut ServiceSpec)) {
@@ -393,6 +408,21 @@ pub(crate) fn port(published: u16, target: u16) -> PortConfig {
 /// An overlay network.
 pub(crate) fn overlay(name: &str) -> NetworkSpec {
     NetworkSpec { name: name.into(), driver: "overlay".into(), ..NetworkSpec::default() }
+}
+
+/// An overlay network that containers may attach to.
+pub(crate) fn attachable(name: &str) -> NetworkSpec {
+    NetworkSpec { attachable: true, ..overlay(name) }
+}
+
+/// A container's wish to be on a network.
+pub(crate) fn joining(network: &str, container: &str) -> AttachmentWish {
+    AttachmentWish {
+        network: network.into(),
+        container_id: container.into(),
+        name: format!("{container}-name"),
+        ..AttachmentWish::default()
+    }
 }
 
 /// A wish to be on a network.

@@ -1,15 +1,16 @@
-//! The `Dispatcher` service: who may open a session, and what its first message must be.
+//! The `Dispatcher` service: who may open a session, what its first message must be, and what a node may ask for itself.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::codec;
-use shoal_proto::error::chain;
+use shoal_proto::control::{AttachmentRequest, ControlRequest, ControlResponse};
+use shoal_proto::error::{Failure, chain};
 use shoal_proto::id::NodeId;
 use shoal_proto::object::NodeDescription;
 use shoal_proto::wire::agent_message::Message as FromAgent;
 use shoal_proto::wire::dispatcher_server::Dispatcher as DispatcherRpc;
-use shoal_proto::wire::{AgentMessage, LogChunk, ManagerMessage, PublishLogsResponse};
+use shoal_proto::wire::{AgentMessage, ControlMessage, LogChunk, ManagerMessage, PublishLogsResponse};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -91,5 +92,21 @@ impl DispatcherRpc for DispatcherService {
             self.0.dispatcher.logs.publish(node, chunk).await?;
         }
         Ok(Response::new(PublishLogsResponse {}))
+    }
+
+    async fn attach(&self, request: Request<ControlMessage>) -> Result<Response<ControlMessage>, Status> {
+        // Whoever asks, asks for its own node.
+        let (_, node, _) = self.0.caller(&request)?;
+        let asked =
+            codec::decode(&request.into_inner().body).map_err(|error| Status::invalid_argument(chain(&error)))?;
+        let request = match asked {
+            AttachmentRequest::Attach(wish) => ControlRequest::Attach { node, wish: Box::new(wish) },
+            AttachmentRequest::Detach(ids) => ControlRequest::Detach { node, ids },
+        };
+        let answer: Result<_, Failure> = self.0.control(request).await.map(|response| match response {
+            ControlResponse::Attachment(attachment) => Some(attachment),
+            _ => None,
+        });
+        Ok(Response::new(ControlMessage { body: codec::encode(&answer).into() }))
     }
 }

@@ -94,7 +94,7 @@ fn news(change: &Event) -> Option<News> {
             let attributes = name_only(&config.spec.name);
             Some(News { kind: "config", action: action(change), id: config.id.to_string(), attributes })
         }
-        Object::Cluster(_) | Object::Task(_) => None,
+        Object::Cluster(_) | Object::Task(_) | Object::Attachment(_) => None,
     }
 }
 

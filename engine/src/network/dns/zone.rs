@@ -62,7 +62,8 @@ impl Zone {
         self.owners.get(&addr).map(|name| format!("{name}.{}", self.network))
     }
 
-    /// The names of a cluster network: services by virtual address or by their tasks, `tasks.<service>`, tasks.
+    /// The names of a cluster network: services by virtual address or by their tasks, `tasks.<service>`, tasks, and attached
+    /// containers with their aliases.
     pub fn of_cluster(network: &ClusterNetwork) -> Self {
         let mut zone = Self::new(network.record.name.clone());
         let serving = network.endpoints.values().filter(|endpoint| endpoint.serving);
@@ -90,8 +91,9 @@ impl Zone {
             }
         }
         for (owner, endpoint) in &network.endpoints {
-            if matches!(owner, EndpointOwner::Task(_)) {
+            if matches!(owner, EndpointOwner::Task(_) | EndpointOwner::Attachment(_)) {
                 zone.add(&endpoint.name, endpoint.addr);
+                endpoint.aliases.iter().for_each(|alias| zone.add(alias, endpoint.addr));
                 zone.own(endpoint.addr, &endpoint.name);
             }
         }

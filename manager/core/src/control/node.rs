@@ -89,6 +89,8 @@ pub(super) fn remove(store: &Store, id: NodeId, force: bool, now: Timestamp) -> 
             Change::Task { id: task.id, patch: Box::new(patch) }
         })
         .collect();
+    let attached = store.attachments_of_node(id).map(|attachment| ObjectKey::Attachment(attachment.id));
+    changes.extend(attached.map(Change::delete));
     changes.push(Change::Delete { key: ObjectKey::Node(id), expect: Expect::Version(node.meta.version) });
     Ok(Planned { changes, reply: Reply::Done })
 }

@@ -6,7 +6,7 @@ use shoal_proto::assignment::{
     AssignmentItem, EndpointOwner, EndpointRecord, NetworkRecord, PublishedRecord, ServiceRecord,
 };
 use shoal_proto::id::{NetworkId, NodeId};
-use shoal_proto::object::{Node, NodeState, Service, Task};
+use shoal_proto::object::{Attachment, Node, NodeState, Service, Task};
 use shoal_proto::spec::{PortConfig, PublishMode};
 use shoal_proto::task_state::TaskState;
 
@@ -77,6 +77,7 @@ pub(super) fn contents(store: &Store, id: NetworkId) -> Vec<AssignmentItem> {
     let mut items: Vec<AssignmentItem> =
         store.tasks_on_network(id).filter_map(|task| task_endpoint(store, task, id)).collect();
     items.extend(store.services_on_network(id).filter_map(|known| service(known, id)));
+    items.extend(store.attachments_on_network(id).map(|attachment| attachment_endpoint(store, attachment)));
     if store.network(id).is_some_and(|network| network.spec.ingress) {
         items.extend(store.nodes().filter_map(|node| node_endpoint(store, node, id)));
         items.extend(store.services().filter_map(|known| published(known)));
@@ -103,8 +104,24 @@ pub(super) fn task_endpoint(store: &Store, task: &Task, network: NetworkId) -> O
         node_addr: node.and_then(|node| data_address(node)),
         service: Some(task.service_id),
         name: task.name(),
+        aliases: Vec::new(),
         serving,
     }))
+}
+
+/// An attached container's address on its network.
+pub(super) fn attachment_endpoint(store: &Store, attachment: &Attachment) -> AssignmentItem {
+    AssignmentItem::Endpoint(EndpointRecord {
+        network: attachment.network,
+        owner: EndpointOwner::Attachment(attachment.id),
+        addr: attachment.addr.addr(),
+        node: attachment.node_id,
+        node_addr: store.node(attachment.node_id).and_then(|node| data_address(node)),
+        service: None,
+        name: attachment.name.clone(),
+        aliases: attachment.aliases.clone(),
+        serving: false,
+    })
 }
 
 /// A node's address on the routing mesh.
@@ -120,6 +137,7 @@ pub(super) fn node_endpoint(store: &Store, node: &Node, network: NetworkId) -> O
         node_addr: data_address(node),
         service: None,
         name: String::new(),
+        aliases: Vec::new(),
         serving: false,
     }))
 }

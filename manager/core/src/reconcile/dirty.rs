@@ -42,7 +42,9 @@ impl Dirty {
                     let waiting = store.networks().filter(|network| network.allocation.is_none());
                     dirty.networks.extend(waiting.map(|network| network.id));
                 }
-                (_, None | Some(Object::Secret(_) | Object::Config(_))) => {}
+                // An address is free for those who wait for one.
+                (Some(Object::Attachment(_)), None) => dirty.capacity = true,
+                (_, None | Some(Object::Secret(_) | Object::Config(_) | Object::Attachment(_))) => {}
             }
         }
         dirty

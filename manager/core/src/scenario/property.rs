@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use shoal_proto::control::ControlRequest;
+use shoal_proto::control::{AttachmentWish, ControlRequest};
 use shoal_proto::id::{NetworkId, NodeId, ServiceId};
 use shoal_proto::object::NodeState;
 use shoal_proto::spec::{
@@ -13,7 +13,7 @@ use shoal_proto::spec::{
 };
 use shoal_proto::task_state::TaskState;
 
-use crate::testing::{Fate, World, global, image, on, overlay, port, replicated, with_task};
+use crate::testing::{Fate, World, attachable, global, image, joining, on, overlay, port, replicated, with_task};
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ enum Event {
     Create(u8, u8),
     Stubborn(bool),
     RemoveNode(u8),
+    Attach(u8, u8),
+    Detach(u8, u8),
     Agents,
     Plan,
     Settle,
@@ -53,6 +55,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (1..9u8, 0..7u8).prop_map(|(name, replicas)| Event::Create(name, replicas)),
         1 => any::<bool>().prop_map(Event::Stubborn),
         1 => (5..8u8).prop_map(Event::RemoveNode),
+        3 => (0..8u8, 0..6u8).prop_map(|(node, container)| Event::Attach(node, container)),
+        2 => (0..8u8, 0..6u8).prop_map(|(node, container)| Event::Detach(node, container)),
         3 => Just(Event::Settle),
         4 => Just(Event::Agents),
         4 => Just(Event::Plan),
@@ -96,7 +100,7 @@ fn story(start_first: bool, rollback: bool) -> Story {
         })
     });
     let ipam = IpamConfig { subnet: "10.77.0.0/28".parse().ok(), ..IpamConfig::default() };
-    let tiny = world.create_network(NetworkSpec { ipam: vec![ipam], ..overlay("tiny") });
+    let tiny = world.create_network(NetworkSpec { ipam: vec![ipam], ..attachable("tiny") });
     world.settle();
     Story { world, replicated, start_first, global, network, tiny, wanted: 4 }
 }
@@ -146,6 +150,18 @@ impl Story {
                     world.request(ControlRequest::RemoveNode { id, force: true }).expect("removed");
                 }
             }
+            Event::Attach(number, container) => {
+                let last_addr = Some(Ipv4Addr::new(10, 77, 0, 2 + container));
+                let wish = AttachmentWish { last_addr, ..joining("tiny", &format!("c{container}")) };
+                // There may be no such node, or no room.
+                let _ = world.attach(node(number), wish);
+            }
+            Event::Detach(number, container) => {
+                let found =
+                    world.store.attachment_of(NodeId::from_bits(node(number)), self.tiny, &format!("c{container}"));
+                let ids: Vec<_> = found.map(|attachment| attachment.id).into_iter().collect();
+                world.detach(node(number), &ids);
+            }
             Event::Settle => world.settle(),
             Event::Remove(0) if exists(world, self.global) => world.remove(self.global),
             Event::Remove(number) => {
@@ -174,6 +190,10 @@ impl Story {
             for attachment in &task.networks {
                 take(attachment.network, attachment.addr.expect("an overlay address").addr());
             }
+        }
+        for attachment in store.attachments() {
+            take(attachment.network, attachment.addr.addr());
+            assert!(store.node(attachment.node_id).is_some(), "its node is gone");
         }
         if let Some(ingress) = store.ingress_network() {
             store.nodes().filter_map(|node| node.ingress_address).for_each(|addr| take(ingress.id, addr));
@@ -224,6 +244,9 @@ impl Story {
         }
         for number in 1..9 {
             self.happen(&Event::Remove(number));
+            for container in 0..6 {
+                self.happen(&Event::Detach(number - 1, container));
+            }
         }
         // A rollback takes back the whole spec, the scale included.
         if let ServiceMode::Replicated { replicas } = self.world.service(self.replicated).spec.mode {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shoal_proto::id::{NodeId, ServiceId, TaskId};
-use shoal_proto::object::{Cluster, Meta, Node, Service, Task};
+use shoal_proto::object::{Attachment, Cluster, Meta, Node, Service, Task};
 use shoal_proto::spec::{Labels, LogDriver, TaskSpec};
 use shoal_proto::task_state::TaskState;
 use shoal_proto::template;
@@ -90,6 +90,7 @@ impl Store {
             ObjectKey::Network(id) => self.networks.get(&id).map(|network| network.meta.version),
             ObjectKey::Secret(id) => self.secrets.get(&id).map(|secret| secret.meta.version),
             ObjectKey::Config(id) => self.configs.get(&id).map(|config| config.meta.version),
+            ObjectKey::Attachment(id) => self.attachments.get(&id).map(|attachment| attachment.meta.version),
         }
     }
 
@@ -152,8 +153,33 @@ impl Store {
                 self.configs.insert(after.id, Arc::clone(&after));
                 self.record(before.map(Object::Config), Some(Object::Config(after)));
             }
+            Object::Attachment(attachment) => self.put_attachment(now, attachment)?,
         }
         Ok(true)
+    }
+
+    /// An attachment needs its node and its network, for nobody would ever give it up that was made beside them.
+    fn put_attachment(&mut self, now: Timestamp, attachment: &Attachment) -> Result<(), ApplyError> {
+        let network = ObjectKey::Network(attachment.network);
+        if self.networks.get(&attachment.network).is_none_or(|network| network.pending_delete) {
+            return Err(ApplyError::Missing { key: network });
+        }
+        let node = ObjectKey::Node(attachment.node_id);
+        if !self.nodes.contains_key(&attachment.node_id) {
+            return Err(ApplyError::Missing { key: node });
+        }
+        let before = self.attachments.get(&attachment.id).cloned();
+        let mut after = attachment.clone();
+        after.meta = self.meta(now, before.as_ref().map(|old| &old.meta));
+        let twin = self.attachment_of(after.node_id, after.network, &after.container_id);
+        if let Some(twin) = twin.filter(|twin| twin.id != after.id) {
+            return Err(ApplyError::Exists { key: ObjectKey::Attachment(twin.id) });
+        }
+        self.index.attachment_changed(before.as_deref(), Some(&after))?;
+        let after = Arc::new(after);
+        self.attachments.insert(after.id, Arc::clone(&after));
+        self.record(before.map(Object::Attachment), Some(Object::Attachment(after)));
+        Ok(())
     }
 
     fn set_node(&mut self, now: Timestamp, mut after: Node) -> Result<bool, ApplyError> {
@@ -330,8 +356,12 @@ impl Store {
     fn delete(&mut self, key: ObjectKey) -> Result<bool, ApplyError> {
         let before = match key {
             ObjectKey::Cluster(_) => return Err(ApplyError::InUse { key, user: key }),
-            ObjectKey::Node(id) => match self.nodes.remove(&id) {
+            ObjectKey::Node(id) => match self.nodes.get(&id).cloned() {
                 Some(node) => {
+                    if let Some(attachment) = self.attachments_of_node(id).next() {
+                        return Err(ApplyError::InUse { key, user: ObjectKey::Attachment(attachment.id) });
+                    }
+                    self.nodes.remove(&id);
                     self.index.node_changed(Some(&node), None)?;
                     Object::Node(node)
                 }
@@ -351,7 +381,8 @@ impl Store {
             ObjectKey::Network(id) => {
                 let service = self.services_on_network(id).next().map(|service| ObjectKey::Service(service.id));
                 let task = self.tasks_on_network(id).next().map(|task| ObjectKey::Task(task.id));
-                if let Some(user) = task.or(service) {
+                let attached = self.attachments_on_network(id).next().map(|found| ObjectKey::Attachment(found.id));
+                if let Some(user) = task.or(service).or(attached) {
                     return Err(ApplyError::InUse { key, user });
                 }
                 let Some(network) = self.networks.remove(&id) else { return Ok(false) };
@@ -369,6 +400,13 @@ impl Store {
                 Some(config) => {
                     self.index.config_changed(Some(&config), None)?;
                     Object::Config(config)
+                }
+                None => return Ok(false),
+            },
+            ObjectKey::Attachment(id) => match self.attachments.remove(&id) {
+                Some(attachment) => {
+                    self.index.attachment_changed(Some(&attachment), None)?;
+                    Object::Attachment(attachment)
                 }
                 None => return Ok(false),
             },

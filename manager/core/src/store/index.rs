@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use shoal_proto::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
-use shoal_proto::object::{Config, Network, Node, Secret, Service, Task};
+use shoal_proto::id::{AttachmentId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use shoal_proto::object::{Attachment, Config, Network, Node, Secret, Service, Task};
 use shoal_proto::spec::{EndpointMode, Protocol, PublishMode};
 use shoal_proto::task_state::TaskState;
 
@@ -36,6 +36,8 @@ pub(crate) struct Index {
     pub(super) placement: OrdMap<(ServiceId, NodeId), PlacementCount>,
     pub(super) network_tasks: OrdSet<(NetworkId, TaskId)>,
     pub(super) network_nodes: OrdMap<(NetworkId, NodeId), u32>,
+    pub(super) network_attachments: OrdSet<(NetworkId, AttachmentId)>,
+    pub(super) node_attachments: OrdSet<(NodeId, AttachmentId)>,
     pub(super) network_services: OrdSet<(NetworkId, ServiceId)>,
     pub(super) spaces: OrdMap<NetworkId, AddressSpace>,
     pub(super) ports: OrdMap<(Protocol, u16), ServiceId>,
@@ -218,7 +220,20 @@ impl Index {
         for attachment in &task.networks {
             self.network_tasks.insert((attachment.network, task.id));
             if let Some(node) = occupied_node(task) {
-                *self.network_nodes.entry((attachment.network, node)).or_insert(0) += 1;
+                self.join_network(attachment.network, node);
+            }
+        }
+    }
+
+    fn join_network(&mut self, network: NetworkId, node: NodeId) {
+        *self.network_nodes.entry((network, node)).or_insert(0) += 1;
+    }
+
+    fn leave_network(&mut self, network: NetworkId, node: NodeId) {
+        if let Some(count) = self.network_nodes.get_mut(&(network, node)) {
+            *count -= 1;
+            if *count == 0 {
+                self.network_nodes.remove(&(network, node));
             }
         }
     }
@@ -229,13 +244,8 @@ impl Index {
         }
         for attachment in &task.networks {
             self.network_tasks.remove(&(attachment.network, task.id));
-            if let Some(node) = occupied_node(task)
-                && let Some(count) = self.network_nodes.get_mut(&(attachment.network, node))
-            {
-                *count -= 1;
-                if *count == 0 {
-                    self.network_nodes.remove(&(attachment.network, node));
-                }
+            if let Some(node) = occupied_node(task) {
+                self.leave_network(attachment.network, node);
             }
         }
     }
@@ -356,6 +366,25 @@ impl Index {
         for vip in &service.endpoint.virtual_ips {
             self.release_address(vip.network, vip.addr);
         }
+    }
+
+    /// Follows an attachment. Of its address is handed out what it was handed out before: only fresh ones move the search on.
+    pub(super) fn attachment_changed(
+        &mut self,
+        before: Option<&Attachment>,
+        after: Option<&Attachment>,
+    ) -> Result<(), ApplyError> {
+        if let Some(old) = before {
+            self.node_attachments.remove(&(old.node_id, old.id));
+            self.network_attachments.remove(&(old.network, old.id));
+            self.leave_network(old.network, old.node_id);
+            self.release_address(old.network, old.addr.addr());
+        }
+        let Some(new) = after else { return Ok(()) };
+        self.node_attachments.insert((new.node_id, new.id));
+        self.network_attachments.insert((new.network, new.id));
+        self.join_network(new.network, new.node_id);
+        self.take_address(new.network, new.addr.addr(), before.is_none())
     }
 
     /// Follows a node.

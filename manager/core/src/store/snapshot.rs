@@ -188,6 +188,7 @@ impl Store {
         let mut objects: Vec<Object> = self.cluster.iter().cloned().map(Object::Cluster).collect();
         objects.extend(self.networks.values().cloned().map(Object::Network));
         objects.extend(self.nodes.values().cloned().map(Object::Node));
+        objects.extend(self.attachments.values().cloned().map(Object::Attachment));
         objects.extend(self.secrets.values().cloned().map(Object::Secret));
         objects.extend(self.configs.values().cloned().map(Object::Config));
         objects.extend(self.services.values().cloned().map(Object::Service));
@@ -403,6 +404,10 @@ impl Store {
             Object::Config(config) => {
                 self.index.config_changed(None, Some(&config))?;
                 self.configs.insert(config.id, config);
+            }
+            Object::Attachment(attachment) => {
+                self.index.attachment_changed(None, Some(&attachment))?;
+                self.attachments.insert(attachment.id, attachment);
             }
         }
         Ok(())

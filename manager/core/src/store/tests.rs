@@ -39,6 +39,9 @@ pub(crate) fn check_indexes(store: &Store) {
     for task in store.tasks() {
         fresh.task_changed(None, Some(task)).expect("tasks fit");
     }
+    for attachment in store.attachments() {
+        fresh.attachment_changed(None, Some(attachment)).expect("attachments fit");
+    }
     // Where to go on from is no property of the objects.
     fresh.port_cursor = store.index.port_cursor;
     fresh.vni_cursor = store.index.vni_cursor;

@@ -138,6 +138,15 @@ pub fn network_removal(network: &Network, store: &Store) -> Result<(), Failure> 
             None => Ok(()),
         };
     }
+    if let Some(attached) = store.attachments_on_network(network.id).next() {
+        let hostname =
+            store.node(attached.node_id).and_then(|node| node.description.as_ref()).map(|d| d.hostname.as_str());
+        return Err(Failure::invalid(format!(
+            "network {name} is in use by container {} on node {}",
+            attached.name,
+            hostname.unwrap_or_default()
+        )));
+    }
     match store.services_on_network(network.id).find(|service| !service.pending_delete) {
         Some(user) => Err(Failure::invalid(format!("network {name} is in use by service {}", user.spec.name))),
         None => Ok(()),
