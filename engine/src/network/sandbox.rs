@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use shoal_engine_sys::netlink::address::{self, Address};
 use shoal_engine_sys::netlink::link::{self, Mac, Veth};
+use shoal_engine_sys::netlink::neighbour;
 use shoal_engine_sys::netns::{self, Namespace};
 use shoal_proto::error::{ErrorKind, Failure};
 use shoal_proto::id::NetworkId;
@@ -267,6 +268,9 @@ impl Core {
             let mac = mac_of(attachment.addr);
             let veth = veth(endpoint, overlay.bridge, mac, &namespace, mtu, self.group);
             overlay.route.request(link::create_veth(&veth))?;
+            // The address may have been another node's until now: the bridge would go on sending its frames there.
+            let port = link::find(&mut overlay.route, &endpoint.link)?.ok_or_else(|| vanished(&endpoint.link))?;
+            overlay.route.request(neighbour::put_port(port.index, mac))?;
         }
         self.configure(id, &live, endpoint)
     }

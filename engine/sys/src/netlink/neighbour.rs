@@ -12,7 +12,9 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_IFINDEX: u16 = 8;
 const NUD_PERMANENT: u16 = 0x80;
+const NUD_NOARP: u16 = 0x40;
 const NTF_SELF: u8 = 2;
+const NTF_MASTER: u8 = 4;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
 
@@ -61,6 +63,16 @@ pub fn remove_forwarding(link: u32, mac: Mac, peer: IpAddr) -> Request {
         .body(&header(AF_BRIDGE, link, NTF_SELF))
         .attr(NDA_LLADDR, &mac)
         .attr(NDA_DST, &octets(peer))
+}
+
+/// Sends frames for a hardware address to this port of a bridge, whatever the bridge has learned.
+pub fn put_port(port: u32, mac: Mac) -> Request {
+    let mut head = header(AF_BRIDGE, port, NTF_MASTER);
+    // A permanent one would be the bridge's own address.
+    head[8..10].copy_from_slice(&NUD_NOARP.to_ne_bytes());
+    Request::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, format!("lead a hardware address to port {port}"))
+        .body(&head)
+        .attr(NDA_LLADDR, &mac)
 }
 
 /// The permanent neighbours of a link.
