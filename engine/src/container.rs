@@ -11,6 +11,7 @@ use shoal_proto::time::Timestamp;
 use crate::cgroup::Cgroup;
 use crate::engine::Inner;
 use crate::image::{ByteStream, Digest};
+use crate::metrics::Action;
 use crate::model::{
     ContainerInspect, ContainerSummary, ContainersPruneReport, CreateRequest, CreateResponse, ExecCreate, ExecInspect,
     ExecStart, Filters, Stats, Top, UpdateRequest, UpdateResponse, WaitResponse,
@@ -24,6 +25,7 @@ pub mod attach;
 mod change;
 mod commit;
 mod create;
+pub(crate) mod defaults;
 pub mod detach;
 pub(crate) mod end;
 mod endpoint;
@@ -51,7 +53,7 @@ pub mod signal;
 mod spec_input;
 mod start;
 pub mod status;
-mod stop;
+pub(crate) mod stop;
 pub(crate) mod streams;
 pub(crate) mod teardown;
 pub mod top;
@@ -60,7 +62,7 @@ mod wait;
 
 pub use api::{
     AttachOptions, AttachStreams, ListOptions, LogFrame, LogOptions, LogStream, OutputFrame, OutputKind, OutputStream,
-    RemoveOptions, StopOptions, TaskContainer, WaitCondition, Waiting,
+    Overview, RemoveOptions, StopOptions, TaskContainer, WaitCondition, Waiting,
 };
 pub use archive::{ExtractOptions, PathStat};
 pub use attach::{AttachInput, InputState};
@@ -82,7 +84,20 @@ impl Containers {
     /// # Errors
     /// The image or a network does not exist, the name is taken, the configuration is wrong.
     pub async fn create(&self, name: Option<String>, request: CreateRequest) -> Result<CreateResponse, Failure> {
-        create::create(&self.inner, name, request).await
+        let work = create::create(&self.inner, name, request);
+        self.inner.metrics.timed(Action::Create, work).await
+    }
+
+    /// All of them, as they are now, at no cost.
+    pub fn overview(&self) -> Vec<Overview> {
+        let all = self.inner.containers.all();
+        let overview = all.iter().map(|container| {
+            let busy = container.operation.try_lock().is_err();
+            let record = container.record();
+            let (state, pid) = (record.state.phase.as_str(), record.state.pid);
+            Overview { id: container.id.clone(), name: record.name.clone(), state, pid, busy }
+        });
+        overview.collect()
     }
 
     /// Starts it. `NotModified` when it runs.
@@ -90,7 +105,8 @@ impl Containers {
     /// # Errors
     /// It does not exist, or its program cannot be run; what was done is undone.
     pub async fn start(&self, id: &str) -> Result<(), Failure> {
-        start::start(&self.inner, &self.inner.containers.find(id)?, true).await
+        let container = self.inner.containers.find(id)?;
+        self.inner.metrics.timed(Action::Start, start::start(&self.inner, &container, true)).await
     }
 
     /// Stops it: its stop signal, its grace period, then SIGKILL. `NotModified` when it does not run.
@@ -171,7 +187,8 @@ impl Containers {
     /// # Errors
     /// It does not exist, or runs and `force` was not given.
     pub async fn remove(&self, id: &str, options: RemoveOptions) -> Result<(), Failure> {
-        remove::remove(&self.inner, &self.inner.containers.find(id)?, options).await
+        let container = self.inner.containers.find(id)?;
+        self.inner.metrics.timed(Action::Delete, remove::remove(&self.inner, &container, options)).await
     }
 
     /// Describes it, perhaps with its sizes.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustix::fs::FlockOperation;
 use shoal_kit::entropy::Entropy;
 use shoal_proto::error::{ErrorKind, Failure, chain};
@@ -17,10 +19,11 @@ use crate::container::file_watch::FileWatch;
 use crate::container::instance::Container;
 use crate::container::registry::Registry;
 use crate::container::teardown::Teardowns;
-use crate::container::{Containers, TaskContainer, restore};
+use crate::container::{Containers, TaskContainer, defaults, restore, stop};
 use crate::events::Events;
 use crate::exec::Exec;
 use crate::image::{Digest, ImageStore, ImageStoreOptions};
+use crate::metrics::Metrics;
 use crate::model::{EngineInfo, EngineVersion};
 use crate::network::{NetworkController, NetworkOptions};
 use crate::options::EngineOptions;
@@ -48,7 +51,9 @@ pub(crate) type UserKey = (Digest, String, Vec<String>);
 
 /// What all handles share.
 pub(crate) struct Inner {
+    /// How it was opened. What can change since is in [`Inner::current`].
     pub(crate) options: EngineOptions,
+    current: ArcSwap<EngineOptions>,
     pub(crate) events: Events,
     pub(crate) entropy: Entropy,
     pub(crate) containers: Arc<Registry<Container>>,
@@ -62,6 +67,9 @@ pub(crate) struct Inner {
     /// Users as the files of an image resolve them: by image, name and added groups.
     pub(crate) users: Mutex<HashMap<UserKey, ContainerUser>>,
     pub(crate) teardowns: Teardowns,
+    pub(crate) metrics: Metrics,
+    /// Cancelled when no container is to be started again by its policy.
+    pub(crate) ending: CancellationToken,
     /// Everything that runs in the background.
     pub(crate) tasks: TaskTracker,
     /// Tells it to end.
@@ -80,6 +88,11 @@ impl std::fmt::Debug for Inner {
 impl Inner {
     pub(crate) fn now(&self) -> Timestamp {
         self.options.clock.now()
+    }
+
+    /// The options as they are now.
+    pub(crate) fn current(&self) -> Arc<EngineOptions> {
+        self.current.load_full()
     }
 
     /// Folder of a container.
@@ -125,6 +138,7 @@ impl Engine {
     /// # Errors
     /// A directory cannot be made or read, or another engine uses it.
     pub async fn open(mut options: EngineOptions) -> Result<Self, Failure> {
+        defaults::check(&options)?;
         // Each container costs a few descriptors; with the usual 1024 some hundred containers would be too many.
         if let Err(error) = shoal_engine_sys::process::raise_descriptor_limit() {
             tracing::warn!(%error, "cannot raise the limit of open descriptors");
@@ -149,6 +163,7 @@ impl Engine {
             made.await.map_err(|error| Failure::internal(&error))??;
         let networks = NetworkController::open(NetworkOptions {
             bip: options.bip,
+            local: options.local_networks.clone(),
             clock: Arc::clone(&options.clock),
             entropy: entropy.clone(),
             ..NetworkOptions::new(&options.data_root, &options.exec_root)
@@ -167,15 +182,25 @@ impl Engine {
             file_watch: FileWatch::new().map_err(|error| failed("cannot watch files", &error))?,
             users: Mutex::default(),
             teardowns: Teardowns::default(),
+            metrics: Metrics::default(),
+            ending: CancellationToken::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             lock: Mutex::new(Some(lock)),
             id,
+            current: ArcSwap::from_pointee(options.clone()),
             options,
         });
         observers::install(&inner);
         restore::restore(&inner).await?;
         Ok(Self { inner })
+    }
+
+    /// Stops all containers, as for a daemon that they do not outlive. Each has its own grace period, and none has more than
+    /// `at_most` (`None`: no bound). What a policy wants running is started again by the next engine.
+    pub async fn stop_containers(&self, at_most: Option<Duration>) {
+        self.inner.ending.cancel();
+        stop::stop_all(&self.inner, at_most).await;
     }
 
     /// Ends the engine's own work. Containers go on.
@@ -187,9 +212,25 @@ impl Engine {
         drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// How it was set up.
-    pub fn options(&self) -> &EngineOptions {
-        &self.inner.options
+    /// How it is set up now.
+    pub fn options(&self) -> Arc<EngineOptions> {
+        self.inner.current()
+    }
+
+    /// Changes what can change while it runs: labels, debug, runtimes, defaults of containers to come, and whether containers
+    /// outlive it. All else of the options must be as it was opened with.
+    ///
+    /// # Errors
+    /// When the defaults are none that a container could have; nothing is changed then.
+    pub fn reconfigure(&self, options: EngineOptions) -> Result<(), Failure> {
+        defaults::check(&options)?;
+        self.inner.current.store(Arc::new(options));
+        Ok(())
+    }
+
+    /// Id of this engine, the same over restarts.
+    pub fn id(&self) -> &str {
+        &self.inner.id
     }
 
     /// Containers and execs.
@@ -215,6 +256,11 @@ impl Engine {
     /// Volumes.
     pub fn volumes(&self) -> Volumes {
         Volumes::new(Arc::clone(&self.inner))
+    }
+
+    /// What was counted since it was opened.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// What happened.

@@ -6,7 +6,7 @@
 //! with `since` neither misses nor repeats an event.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{BoxStream, StreamExt};
@@ -46,6 +46,7 @@ struct Inner {
     history: Mutex<VecDeque<Arc<Event>>>,
     live: broadcast::Sender<Arc<Event>>,
     listeners: AtomicUsize,
+    published: AtomicU64,
 }
 
 struct ListenerCount(Arc<Inner>);
@@ -65,6 +66,7 @@ impl Events {
             history: Mutex::new(VecDeque::with_capacity(HISTORY)),
             live,
             listeners: AtomicUsize::new(0),
+            published: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -72,6 +74,11 @@ impl Events {
     /// Subscribers.
     pub fn listeners(&self) -> usize {
         self.inner.listeners.load(Ordering::Relaxed)
+    }
+
+    /// Events since the start.
+    pub fn published(&self) -> u64 {
+        self.inner.published.load(Ordering::Relaxed)
     }
 
     /// Tells that something happened on this node.
@@ -94,6 +101,7 @@ impl Events {
             history.pop_front();
         }
         history.push_back(Arc::clone(&event));
+        self.inner.published.fetch_add(1, Ordering::Relaxed);
         let _nobody_listens = self.inner.live.send(event);
     }
 

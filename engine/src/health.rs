@@ -6,6 +6,7 @@
 //! dockerd.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -254,6 +255,10 @@ async fn probe(inner: &Arc<Inner>, container: &Arc<Container>, check: &Check) ->
         Ok(exec::Probe::TimedOut) => (-1, format!("Health check exceeded timeout ({})", go_duration(check.timeout))),
         Err(failure) => (-1, failure.message),
     };
+    inner.metrics.health_checks.fetch_add(1, Ordering::Relaxed);
+    if exit_code != 0 {
+        inner.metrics.health_checks_failed.fetch_add(1, Ordering::Relaxed);
+    }
     CheckResult { start, end: inner.now(), exit_code, output }
 }
 

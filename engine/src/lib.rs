@@ -9,6 +9,7 @@ pub mod events;
 pub(crate) mod exec;
 pub mod health;
 pub mod logs;
+pub mod metrics;
 pub mod model;
 pub mod network;
 pub mod options;

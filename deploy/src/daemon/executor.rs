@@ -75,6 +75,7 @@ impl Executor for EngineExecutor {
             resources: ResourceAmount {
                 nano_cpus: i64::try_from(info.ncpu).unwrap_or(i64::MAX).saturating_mul(1_000_000_000),
                 memory_bytes: i64::try_from(info.mem_total).unwrap_or(i64::MAX),
+                generic: options.generic_resources.clone(),
                 ..ResourceAmount::default()
             },
             engine_version: options.version.clone(),

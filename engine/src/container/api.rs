@@ -22,6 +22,21 @@ pub struct StopOptions {
     pub timeout_s: Option<i64>,
 }
 
+/// A container at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overview {
+    /// Id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// `created`, `running` and the like.
+    pub state: &'static str,
+    /// Its process; 0 is none.
+    pub pid: u32,
+    /// Is something being done with it, so that other operations wait?
+    pub busy: bool,
+}
+
 /// How to remove a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RemoveOptions {

@@ -9,7 +9,7 @@ use shoal_proto::error::{ErrorKind, Failure, chain};
 use super::instance::Container;
 use super::lifecycle::State;
 use super::record::{MountKind, MountRecord, Record};
-use super::{files, merge, mounts, names, network, validate};
+use super::{defaults, files, merge, mounts, names, network, validate};
 use crate::engine::{Inner, volumes};
 use crate::image::ImageRecord;
 use crate::model::{CreateRequest, CreateResponse, VolumeCreate};
@@ -76,9 +76,11 @@ fn plan(
 ) -> Result<(Record, Vec<String>), Failure> {
     let CreateRequest { config, mut host_config, networking_config, internal, .. } = request;
     validate::config(&config)?;
-    let warnings = validate::host_config(&inner.options, &config, &host_config)?;
+    let options = inner.current();
+    defaults::fill_in(&options.containers, &mut host_config);
+    let warnings = validate::host_config(&options, &config, &host_config)?;
     let mut config = merge::merge(config, &image.config)?;
-    validate::fill_in(&inner.options, &mut host_config);
+    validate::fill_in(&options, &mut host_config);
     let inherited = inherited(inner, host_config.volumes_from.as_deref().unwrap_or_default())?;
     let mounts = mounts::plan(&config, &host_config, inherited)?;
     if config.hostname.is_empty() && !host_config.network_mode.starts_with("container:") {

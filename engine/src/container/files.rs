@@ -57,7 +57,7 @@ pub(crate) fn fill(inner: &Inner, container: &Container) -> Result<(), Failure> 
         return Ok(());
     }
     write(&container.folder.join("hosts"), &hosts(inner, &record, &mode))?;
-    let resolver = inner.networks.resolv_conf(&record.id, &network::sandbox_options(&record));
+    let resolver = inner.networks.resolv_conf(&record.id, &network::sandbox_options(inner, &record));
     write(&container.folder.join("resolv.conf"), &resolver)
 }
 

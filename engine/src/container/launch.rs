@@ -199,9 +199,9 @@ fn runtime_of(inner: &Inner, name: &str) -> Result<RuntimeKind, Failure> {
     if name == LIBCONTAINER_RUNTIME {
         return Ok(RuntimeKind::Libcontainer);
     }
-    let path = inner.options.runtimes.get(name);
+    let path = inner.current().runtimes.get(name).cloned();
     let path = path.ok_or_else(|| Failure::invalid(format!("unknown or invalid runtime name: {name}")))?;
-    Ok(RuntimeKind::Binary { path: path.clone(), args: Vec::new() })
+    Ok(RuntimeKind::Binary { path, args: Vec::new() })
 }
 
 /// The terminal's size; none when a side is zero.

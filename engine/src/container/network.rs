@@ -94,13 +94,16 @@ pub(crate) fn initial(
 }
 
 /// Name servers and names of a container's namespace.
-pub(crate) fn sandbox_options(record: &Record) -> SandboxOptions {
-    let host = &record.host_config;
+pub(crate) fn sandbox_options(inner: &Inner, record: &Record) -> SandboxOptions {
+    let (host, defaults) = (&record.host_config, &inner.options.containers);
+    let or = |mine: &Option<Vec<String>>, default: &Vec<String>| {
+        mine.as_ref().filter(|mine| !mine.is_empty()).unwrap_or(default).clone()
+    };
     SandboxOptions {
         name: record.name.clone(),
-        dns: host.dns.clone().unwrap_or_default(),
-        dns_search: host.dns_search.clone().unwrap_or_default(),
-        dns_options: host.dns_options.clone().unwrap_or_default(),
+        dns: or(&host.dns, &defaults.dns),
+        dns_search: or(&host.dns_search, &defaults.dns_search),
+        dns_options: or(&host.dns_options, &defaults.dns_options),
     }
 }
 
@@ -111,7 +114,7 @@ pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Opt
         Mode::Host => Ok(None),
         Mode::Own(_) => {
             inner.teardowns.of(&record.id).await;
-            let sandbox = inner.networks.create_sandbox(&record.id, sandbox_options(record)).await?;
+            let sandbox = inner.networks.create_sandbox(&record.id, sandbox_options(inner, record)).await?;
             Ok(Some(sandbox.path))
         }
         Mode::Shared(other) => {

@@ -10,7 +10,7 @@ use super::record::{MountKind, Record};
 use crate::cgroup::limits::{DeviceWeight, Limits, Throttle};
 use crate::engine::Inner;
 use crate::model::{HostConfig, ThrottleDevice};
-use crate::options::INNER_RUNTIMES;
+use crate::options::{ContainerDefaults, INNER_RUNTIMES, SeccompDefault};
 use crate::runtime::spec::{
     CapabilityChange, DeviceInput, MountInput, MountKind as SpecMount, NamespaceMode, Propagation, SeccompChoice, Shm,
     SpecInput, UlimitInput,
@@ -33,7 +33,7 @@ pub(crate) fn describe(
     user: ContainerUser,
 ) -> Result<SpecInput, Failure> {
     let (config, host) = (&record.config, &record.host_config);
-    let security = Security::read(host)?;
+    let security = Security::read(&inner.current().containers, host)?;
     let (ipc, shm) = ipc(inner, host)?;
     let mut args = vec![record.path.clone()];
     args.extend(record.args.iter().cloned());
@@ -95,7 +95,7 @@ pub(crate) fn describe(
 
 /// The init of `--init`. The built-in runtime is it itself; a runtime binary needs a static program.
 fn init_program(inner: &Arc<Inner>, host: &HostConfig) -> Result<Option<PathBuf>, Failure> {
-    if host.init != Some(true) {
+    if !host.init.unwrap_or(inner.options.containers.init) {
         return Ok(None);
     }
     if let Some(program) = &inner.options.init_program {
@@ -166,9 +166,16 @@ struct Security {
 }
 
 impl Security {
-    fn read(host: &HostConfig) -> Result<Self, Failure> {
+    fn read(defaults: &ContainerDefaults, host: &HostConfig) -> Result<Self, Failure> {
+        let seccomp = match &defaults.seccomp {
+            SeccompDefault::Builtin => SeccompChoice::Default,
+            SeccompDefault::Unconfined => SeccompChoice::Unconfined,
+            // A privileged container has no profile unless it names one.
+            SeccompDefault::Profile { .. } if host.privileged => SeccompChoice::Default,
+            SeccompDefault::Profile { text, .. } => seccomp_profile(text)?,
+        };
         let mut security =
-            Self { writable_cgroups: false, seccomp: SeccompChoice::Default, apparmor: None, no_new_privileges: false };
+            Self { writable_cgroups: false, seccomp, apparmor: None, no_new_privileges: defaults.no_new_privileges };
         for option in host.security_opt.iter().flatten() {
             let invalid = |number: u8| Failure::invalid(format!("invalid --security-opt {number}: {option:?}"));
             let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
@@ -177,11 +184,7 @@ impl Security {
                 ("no-new-privileges", "false") => security.no_new_privileges = false,
                 ("seccomp", "unconfined") => security.seccomp = SeccompChoice::Unconfined,
                 ("seccomp", "builtin") => security.seccomp = SeccompChoice::Default,
-                ("seccomp", profile) => {
-                    let profile = serde_json::from_str(profile)
-                        .map_err(|error| Failure::invalid(format!("Decoding seccomp profile failed: {error}")))?;
-                    security.seccomp = SeccompChoice::Profile(Arc::new(profile));
-                }
+                ("seccomp", profile) => security.seccomp = seccomp_profile(profile)?,
                 ("apparmor", "unconfined") => security.apparmor = None,
                 ("apparmor", profile) if !profile.is_empty() => security.apparmor = Some(profile.to_owned()),
                 ("systempaths", "unconfined") | ("label", "disable") => {}
@@ -199,6 +202,20 @@ impl Security {
         }
         Ok(security)
     }
+}
+
+/// Can the daemon's defaults of security be applied?
+///
+/// # Errors
+/// With what is wrong.
+pub(crate) fn check_security(defaults: &ContainerDefaults) -> Result<(), Failure> {
+    Security::read(defaults, &HostConfig::default()).map(|_| ())
+}
+
+fn seccomp_profile(text: &str) -> Result<SeccompChoice, Failure> {
+    let profile = serde_json::from_str(text)
+        .map_err(|error| Failure::invalid(format!("Decoding seccomp profile failed: {error}")))?;
+    Ok(SeccompChoice::Profile(Arc::new(profile)))
 }
 
 /// The process of another container, to take a namespace from.
@@ -370,12 +387,18 @@ mod tests {
             security_opt: Some(options.iter().map(|option| (*option).to_owned()).collect()),
             ..HostConfig::default()
         };
-        assert!(Security::read(&host(&["no-new-privileges"])).unwrap().no_new_privileges);
-        assert!(Security::read(&host(&["no-new-privileges:true"])).unwrap().no_new_privileges);
-        let security = Security::read(&host(&["seccomp=unconfined"])).unwrap();
+        assert!(
+            Security::read(&ContainerDefaults::default(), &host(&["no-new-privileges"])).unwrap().no_new_privileges
+        );
+        assert!(
+            Security::read(&ContainerDefaults::default(), &host(&["no-new-privileges:true"]))
+                .unwrap()
+                .no_new_privileges
+        );
+        let security = Security::read(&ContainerDefaults::default(), &host(&["seccomp=unconfined"])).unwrap();
         assert!(matches!(security.seccomp, SeccompChoice::Unconfined));
         for refused in ["seccomp={", "label=type:x", "colour=red", "no-new-privileges=maybe"] {
-            assert!(Security::read(&host(&[refused])).is_err(), "{refused}");
+            assert!(Security::read(&ContainerDefaults::default(), &host(&[refused])).is_err(), "{refused}");
         }
     }
 

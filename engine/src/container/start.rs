@@ -142,6 +142,7 @@ pub(crate) fn restart_after(inner: &Arc<Inner>, container: &Arc<Container>, paus
     tracker.spawn(async move {
         tokio::select! {
             () = inner.stopping.cancelled() => return,
+            () = inner.ending.cancelled() => return,
             () = timer.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }

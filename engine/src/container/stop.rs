@@ -46,6 +46,36 @@ pub(crate) async fn stop(inner: &Arc<Inner>, container: &Arc<Container>, options
     Ok(())
 }
 
+/// Stops every container for the end of the daemon. As in dockerd that is no user's wish: restart policies go on to hold.
+pub(crate) async fn stop_all(inner: &Arc<Inner>, at_most: Option<Duration>) {
+    let all = inner.containers.all();
+    let running = all.iter().filter(|container| container.phase().has_process());
+    futures::future::join_all(running.map(|container| async move {
+        if let Err(failure) = stop_for_now(container, at_most).await {
+            tracing::warn!(container = %container.id, error = failure.message, "cannot stop a container");
+        }
+    }))
+    .await;
+}
+
+async fn stop_for_now(container: &Arc<Container>, at_most: Option<Duration>) -> Result<(), Failure> {
+    let Some(shim) = container.shim() else { return Ok(()) };
+    let (text, grace_s) = {
+        let config = &container.record().config;
+        (config.stop_signal.clone(), config.stop_timeout.unwrap_or(GRACE_S))
+    };
+    deliver(container, &shim, if text.is_empty() { signal::TERM } else { signal::parse(&text)? }).await;
+    let own = u64::try_from(grace_s).ok().map(Duration::from_secs);
+    let gone = match own.into_iter().chain(at_most).min() {
+        Some(grace) => tokio::time::timeout(grace, container.ended()).await.is_ok(),
+        None => {
+            container.ended().await;
+            true
+        }
+    };
+    if gone { Ok(()) } else { kill_for_good(container, &shim).await }
+}
+
 /// Notes that a user wants it to stop. `None` when it was only waiting for its next start, and is stopped by this.
 async fn begin(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Option<Shim>, Failure> {
     let commands = container

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Inner;
+use crate::container::defaults;
 use crate::container::lifecycle::Phase;
 use crate::model::{EngineInfo, EngineVersion, ImageListOptions, RuntimeInfo};
-use crate::options::INNER_RUNTIMES;
+use crate::options::{EngineOptions, INNER_RUNTIMES, SeccompDefault};
 use crate::stats::{Cgroups, host_memory};
 
 fn architecture() -> &'static str {
@@ -19,7 +20,7 @@ fn architecture() -> &'static str {
 
 /// The engine's part of `docker info`. Blocks.
 pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
-    let options = &inner.options;
+    let options = &inner.current();
     let (mut running, mut paused, mut stopped) = (0, 0, 0);
     let all = inner.containers.all();
     for container in &all {
@@ -34,7 +35,7 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
     let has = |controller: &str, file: &str| cgroups.is_unified() || cgroups.folder(controller, "").join(file).exists();
     let release = os_release(&std::fs::read_to_string("/etc/os-release").unwrap_or_default());
     let release = |key: &str| release.get(key).cloned().unwrap_or_default();
-    EngineInfo {
+    let mut info = EngineInfo {
         id: inner.id.clone(),
         containers: all.len(),
         containers_running: running,
@@ -60,7 +61,7 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
         n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
         n_goroutines: std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count),
         system_time: inner.now().to_string(),
-        logging_driver: "json-file".to_owned(),
+        logging_driver: defaults::log_driver(options).to_owned(),
         cgroup_driver: "cgroupfs".to_owned(),
         cgroup_version: if cgroups.is_unified() { "2" } else { "1" }.to_owned(),
         n_events_listener: inner.events.listeners(),
@@ -77,20 +78,41 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
         server_version: options.version.clone(),
         runtimes: runtimes(inner),
         default_runtime: options.default_runtime.clone(),
-        live_restore_enabled: true,
+        live_restore_enabled: options.live_restore,
         init_binary: options
             .init_program
             .as_deref()
             .map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default(),
-        security_options: security_options(),
+        security_options: security_options(options),
         warnings: None,
-    }
+    };
+    info.warnings = warnings(&info, options);
+    info
+}
+
+/// What of Docker's this host or these options cannot do, in dockerd's words where it has some.
+fn warnings(info: &EngineInfo, options: &EngineOptions) -> Option<Vec<String>> {
+    let local = &options.local_networks;
+    let missing = [
+        (!info.memory_limit, "No memory limit support"),
+        (info.memory_limit && !info.swap_limit, "No swap limit support"),
+        (!info.cpu_cfs_period, "No cpu cfs period support"),
+        (!info.cpu_cfs_quota, "No cpu cfs quota support"),
+        (!info.cpu_shares, "No cpu shares support"),
+        (!info.cpu_set, "No cpuset support"),
+        (!info.pids_limit, "No pids limit support"),
+        (!info.ipv4_forwarding, "IPv4 forwarding is disabled"),
+        (!local.rules, "No rules are written (--iptables=false): ports are not published, addresses are not hidden"),
+    ];
+    let warnings: Vec<_> =
+        missing.iter().filter(|(is_missing, _)| *is_missing).map(|(_, text)| format!("WARNING: {text}")).collect();
+    (!warnings.is_empty()).then_some(warnings)
 }
 
 fn runtimes(inner: &Arc<Inner>) -> BTreeMap<String, RuntimeInfo> {
-    let binaries =
-        inner.options.runtimes.iter().map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()));
+    let current = inner.current();
+    let binaries = current.runtimes.iter().map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()));
     INNER_RUNTIMES
         .iter()
         .map(|name| ((*name).to_owned(), String::new()))
@@ -99,13 +121,24 @@ fn runtimes(inner: &Arc<Inner>) -> BTreeMap<String, RuntimeInfo> {
         .collect()
 }
 
-fn security_options() -> Vec<String> {
-    let mut options = Vec::new();
+fn security_options(options: &EngineOptions) -> Vec<String> {
+    let (mut shown, defaults) = (Vec::new(), &options.containers);
     if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
-        options.push("name=apparmor".to_owned());
+        shown.push("name=apparmor".to_owned());
     }
-    options.push("name=seccomp,profile=builtin".to_owned());
-    options
+    let profile = match &defaults.seccomp {
+        SeccompDefault::Builtin => "builtin".into(),
+        SeccompDefault::Unconfined => "unconfined".into(),
+        SeccompDefault::Profile { path, .. } => path.to_string_lossy(),
+    };
+    shown.push(format!("name=seccomp,profile={profile}"));
+    if defaults.no_new_privileges {
+        shown.push("name=no-new-privileges".to_owned());
+    }
+    if defaults.cgroupns_mode == "private" || (defaults.cgroupns_mode.is_empty() && Cgroups::of_host().is_unified()) {
+        shown.push("name=cgroupns".to_owned());
+    }
+    shown
 }
 
 fn backing_file_system(inner: &Arc<Inner>) -> String {
@@ -138,7 +171,7 @@ pub(super) fn version(inner: &Arc<Inner>) -> EngineVersion {
         os: "linux".to_owned(),
         arch: architecture().to_owned(),
         kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
-        runtime: (inner.options.default_runtime.clone(), inner.options.version.clone()),
+        runtime: (inner.current().default_runtime.clone(), inner.options.version.clone()),
     }
 }
 

@@ -5,7 +5,7 @@ use shoal_engine_sys::netlink::address::{self, Address};
 use shoal_engine_sys::netlink::link;
 use shoal_proto::error::{ErrorKind, Failure};
 
-use super::addresses::{default_pools, mac_of, pick_subnet};
+use super::addresses::{default_pools, is_host, mac_of, pick_subnet};
 use super::core::Core;
 use super::definition::{
     Bridge, Driver, GATEWAY_NETWORK, LocalNetwork, Wish, check_overlap, default_bridge_options, gateway_options,
@@ -15,6 +15,7 @@ use super::error::Result;
 use super::state::{State, lock};
 use super::types::AddressPool;
 use crate::model::network::{NetworkCreate, NetworkCreateResponse};
+use crate::options::{DefaultBridge, LocalNetworkOptions};
 
 const LARGEST_DEFAULT_MTU: u32 = 1500;
 
@@ -63,39 +64,71 @@ impl Core {
         Ok(())
     }
 
+    /// The default network as the options want it; what is open stays as it was before.
     fn ensure_default_bridge(&self) -> Result<()> {
-        let link = self.options.bridge_name.clone().unwrap_or_else(|| self.link_name("shoal0", "sh"));
+        let local = &self.options.local;
         let known = lock(&self.state).network("bridge").ok().cloned();
-        if let Some(bridge) = known.as_ref().and_then(|network| network.bridge.as_ref()) {
-            let as_wanted =
-                self.options.bip.is_none_or(|bip| (bip.addr(), bip.trunc()) == (bridge.gateway, bridge.subnet));
-            if as_wanted && bridge.link == link {
-                return Ok(());
+        let mut network = known.clone().unwrap_or_else(|| self.plain("bridge", Driver::Bridge));
+        if local.bridge == DefaultBridge::Absent {
+            // Its name stands for no network at all then.
+            (network.driver, network.options) = (Driver::Null, Default::default());
+            let before = network.bridge.take();
+            if known.as_ref() != Some(&network) {
+                self.insert_network(network)?;
             }
+            return before.map_or(Ok(()), |bridge| self.delete_link(&bridge.link));
         }
-        let subnet = match self.options.bip {
-            Some(bip) => bip.trunc(),
-            None => {
-                let used = self.used_subnets(Some(&link))?;
-                pick_subnet(&self.pools(), &used)?
-            }
+        let (link, given) = match &local.bridge {
+            DefaultBridge::Existing(name) => (name.clone(), Some(self.subnet_of_link(name)?)),
+            _ => (self.link_name("shoal0", "sh"), self.options.bip),
         };
-        let gateway = self.options.bip.map(|bip| bip.addr()).filter(|addr| *addr != subnet.network());
-        let bridge = Wish { gateway, ..Wish::default() }.bridge(subnet, link, self.default_mtu()?);
-        let mut network = known.unwrap_or_else(|| self.plain("bridge", Driver::Bridge));
+        let before = network.bridge.as_ref().filter(|bridge| bridge.link == link);
+        let subnet = match (given, local.fixed_cidr, before) {
+            (Some(given), ..) => given.trunc(),
+            (None, Some(fixed), _) => fixed.trunc(),
+            (None, None, Some(before)) => before.subnet,
+            (None, None, None) => pick_subnet(&self.pools(), &self.used_subnets(Some(&link))?)?,
+        };
+        let wish = Wish {
+            gateway: given.map(|given| given.addr()).filter(|addr| *addr != subnet.network()),
+            range: local.fixed_cidr.map(|range| range.trunc()),
+            icc: Some(local.icc),
+            masquerade: Some(local.masquerade),
+            binding: Some(local.binding),
+            ..Wish::default()
+        };
+        check_default_bridge(&subnet, local)?;
+        let mtu = match (local.mtu, before) {
+            (Some(mtu), _) => mtu,
+            (None, Some(before)) => before.mtu,
+            (None, None) => self.default_mtu()?,
+        };
+        let bridge = Bridge { route_via: local.default_gateway, ..wish.bridge(subnet, link, mtu) };
+        network.driver = Driver::Bridge;
         network.options = default_bridge_options(&bridge);
         network.bridge = Some(bridge);
-        self.insert_network(network)
+        if known.as_ref() == Some(&network) { Ok(()) } else { self.insert_network(network) }
+    }
+
+    /// Address and subnet of a bridge that somebody else has made; `--bip` gives it another.
+    fn subnet_of_link(&self, name: &str) -> Result<Ipv4Net> {
+        let mut route = lock(&self.route);
+        let Some(found) = link::find(&mut route, name)?.filter(|found| found.kind == "bridge") else {
+            let message = format!("bridge device with non default name {name} must be created manually");
+            return Err(Failure::invalid(message).into());
+        };
+        let addresses = address::list(&mut route)?;
+        let own = addresses.iter().find(|address| address.link == found.index);
+        let net = own.and_then(|own| Ipv4Net::new(own.addr, own.prefix_len).ok());
+        Ok(net.ok_or_else(|| Failure::invalid(format!("bridge device {name} has no IPv4 address: give it one")))?)
     }
 
     fn pools(&self) -> Vec<AddressPool> {
-        if self.options.pools.is_empty() { default_pools() } else { self.options.pools.clone() }
+        let pools = &self.options.local.pools;
+        if pools.is_empty() { default_pools() } else { pools.clone() }
     }
 
     fn default_mtu(&self) -> Result<u32> {
-        if let Some(mtu) = self.options.mtu {
-            return Ok(mtu);
-        }
         let mut route = lock(&self.route);
         let routes = address::list_routes(&mut route)?;
         let Some(default) = routes.iter().find(|route| route.prefix_len == 0) else { return Ok(LARGEST_DEFAULT_MTU) };
@@ -126,6 +159,12 @@ impl Core {
     /// # Errors
     /// Name taken, subnet in use, bad option, or the kernel refuses the bridge.
     pub(super) fn create_network(&self, request: NetworkCreate) -> Result<NetworkCreateResponse> {
+        let mut request = request;
+        let defaults = self.options.local.driver_options.get("bridge").into_iter().flatten();
+        let options = request.options.get_or_insert_default();
+        for (name, value) in defaults {
+            options.entry(name.clone()).or_insert_with(|| value.clone());
+        }
         let wish = read_request(&request)?;
         if !matches!(request.driver.as_str(), "" | "bridge" | "default") {
             return Err(unknown_driver(&request.driver).into());
@@ -312,15 +351,29 @@ impl Core {
             state.zones.remove(id);
         }
         self.sync_host_rules()?;
+        self.delete_link(&bridge.link)
+    }
+
+    /// Removes a bridge; one that somebody else made is left to them.
+    fn delete_link(&self, name: &str) -> Result<()> {
         let mut route = lock(&self.route);
-        // A bridge that somebody else made is left to them.
-        match link::find(&mut route, &bridge.link)? {
+        match link::find(&mut route, name)? {
             Some(found) if found.group == self.group => match route.request(link::delete(found.index)) {
                 Err(error) if !error.missing() => Err(error.into()),
                 _ => Ok(()),
             },
             _ => Ok(()),
         }
+    }
+}
+
+fn check_default_bridge(subnet: &Ipv4Net, local: &LocalNetworkOptions) -> Result<()> {
+    if let Some(fixed) = local.fixed_cidr.filter(|fixed| !subnet.contains(&fixed.trunc())) {
+        return Err(Failure::invalid(format!("no matching subnet for range {fixed}")).into());
+    }
+    match local.default_gateway.filter(|gateway| !is_host(subnet, *gateway)) {
+        Some(gateway) => Err(Failure::invalid(format!("no matching subnet for gateway {gateway}")).into()),
+        None => Ok(()),
     }
 }
 

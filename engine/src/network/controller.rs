@@ -94,6 +94,9 @@ impl NetworkController {
     pub fn inspect_network(&self, name: &str) -> Result<NetworkInspect, Failure> {
         let state = lock(&self.core.state);
         let network = state.network(name)?;
+        if network.is_absent() {
+            return Err(Failure::not_found(format!("network {name} not found")));
+        }
         Ok(NetworkInspect { containers: inspect::containers(&state, &network.id), ..network.inspect() })
     }
 
@@ -115,7 +118,7 @@ impl NetworkController {
     pub fn list_networks(&self, filters: &Filters) -> Result<Vec<NetworkInspect>, Failure> {
         let state = lock(&self.core.state);
         let mut list = Vec::new();
-        for network in state.networks.values() {
+        for network in state.networks.values().filter(|network| !network.is_absent()) {
             if inspect::passes(network, &state, filters)? {
                 list.push(network.inspect());
             }
@@ -228,7 +231,8 @@ impl NetworkController {
     /// for the host), own addresses.
     pub fn hosts_file(&self, id: &str, hostname: &str, domain: &str, extra_hosts: &[String]) -> String {
         let state = lock(&self.core.state);
-        let gateway = state.network("bridge").ok().and_then(|network| Some(network.bridge.as_ref()?.gateway));
+        let bridge = || state.network("bridge").ok().and_then(|network| Some(network.bridge.as_ref()?.gateway));
+        let gateway = self.core.options.local.host_gateway.or_else(bridge);
         files::hosts(&own_addresses(&state, id), hostname, domain, extra_hosts, gateway)
     }
 

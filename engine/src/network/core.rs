@@ -180,6 +180,9 @@ impl Core {
     /// # Errors
     /// When the setting cannot be written.
     pub(super) fn ensure_forwarding(&self) -> Result<bool> {
+        if !self.options.local.forwarding {
+            return Ok(false);
+        }
         let work = || {
             if netns::read_setting(SETTING_FORWARD)? == "1" {
                 return Ok(false);
@@ -204,6 +207,9 @@ impl Core {
 
     /// What the host's rules are to follow from.
     fn host_rules(&self, state: &State) -> HostRules {
+        if !self.options.local.rules {
+            return HostRules::default();
+        }
         let bridges = state.bridges().map(|(network, bridge)| BridgeRules {
             link: bridge.link.clone(),
             subnet: bridge.subnet,

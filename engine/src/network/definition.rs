@@ -94,12 +94,20 @@ pub(super) struct Bridge {
     pub masquerade: bool,
     /// Address that ports without one are published at.
     pub binding: Ipv4Addr,
+    /// Where its containers send what leaves it; `None` is the bridge.
+    #[serde(default)]
+    pub route_via: Option<Ipv4Addr>,
 }
 
 impl LocalNetwork {
     /// Made by the daemon itself, not to be removed.
     pub(super) fn is_predefined(&self) -> bool {
         matches!(self.name.as_str(), "bridge" | "host" | "none")
+    }
+
+    /// Does it only keep the name of the default bridge, of which there is none?
+    pub(super) fn is_absent(&self) -> bool {
+        self.name == "bridge" && self.driver == Driver::Null
     }
 
     /// Has it an embedded name server? The default bridge has none, as in Docker.
@@ -290,6 +298,7 @@ impl Wish {
             icc: self.icc.unwrap_or(true),
             masquerade: self.masquerade.unwrap_or(true),
             binding: self.binding.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            route_via: None,
         }
     }
 }

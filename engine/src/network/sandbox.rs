@@ -121,6 +121,10 @@ impl Core {
             if network.bridge.is_none() {
                 return Ok((note_plain(&mut state, id, &network, endpoint_id)?, None));
             }
+            if !options.ports.is_empty() && !self.options.local.rules {
+                let message = "cannot publish ports: the daemon runs with --iptables=false, and its rules publish them";
+                return Err(Failure::invalid(message).into());
+            }
             let endpoint = note_endpoint(&mut state, id, &network, options, link, endpoint_id)?;
             Ok((endpoint, network.bridge))
         })?
@@ -515,6 +519,7 @@ fn choose_address(
 ) -> Result<Ipv4Addr> {
     let mut used: BTreeSet<Ipv4Addr> = state.on_network(&network.id).filter_map(|(_, e)| e.info.ip).collect();
     used.insert(bridge.gateway);
+    used.extend(bridge.route_via);
     used.extend(bridge.reserved.values());
     let Some(wanted) = wanted else { return Ok(pick_address(&bridge.subnet, &bridge.range, &used)?) };
     if network.is_predefined() {
@@ -577,7 +582,7 @@ fn note_endpoint(
             interface,
             ip: Some(addr),
             prefix_len: bridge.subnet.prefix_len(),
-            gateway: (!network.internal).then_some(bridge.gateway),
+            gateway: (!network.internal).then(|| bridge.route_via.unwrap_or(bridge.gateway)),
             mac: format_mac(mac),
             aliases: options.aliases.clone(),
             dns_names,

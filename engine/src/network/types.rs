@@ -14,6 +14,8 @@ use shoal_proto::assignment::{EndpointOwner, EndpointRecord, NetworkRecord, Publ
 use shoal_proto::id::{NetworkId, NodeId, ServiceId, TaskId};
 use shoal_proto::spec::Protocol;
 
+use crate::options::LocalNetworkOptions;
+
 /// How the controller is set up.
 #[derive(Debug, Clone)]
 pub struct NetworkOptions {
@@ -23,12 +25,9 @@ pub struct NetworkOptions {
     pub exec_root: PathBuf,
     /// Address and subnet of the default bridge; `None` takes the first free pool, 172.17.0.0/16 before all.
     pub bip: Option<Ipv4Net>,
-    /// Link of the default bridge; `None` is `shoal0`, with a suffix for daemons whose `exec_root` is not `/run/shoal`.
-    pub bridge_name: Option<String>,
-    /// MTU of local networks without an MTU option; `None` takes that of the default route's link, at most 1500.
-    pub mtu: Option<u32>,
-    /// Subnets for networks made without one; empty means Docker's: 172.17–31.0.0/16 and 192.168.0.0/16 in /20.
-    pub pools: Vec<AddressPool>,
+    /// The rest of what local networks are made of. The link of the engine's own default bridge is `shoal0`, with a suffix
+    /// for daemons whose `exec_root` is not `/run/shoal`.
+    pub local: LocalNetworkOptions,
     /// Name servers to forward to; empty means those of `resolv_conf`.
     pub dns: Vec<IpAddr>,
     /// The host's resolver configuration.
@@ -50,9 +49,7 @@ impl NetworkOptions {
             data_root: data_root.into(),
             exec_root: exec_root.into(),
             bip: None,
-            bridge_name: None,
-            mtu: None,
-            pools: Vec::new(),
+            local: LocalNetworkOptions::default(),
             dns: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             host_netns: None,
