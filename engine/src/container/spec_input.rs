@@ -150,14 +150,6 @@ pub(crate) fn overlay(environment: &mut Vec<String>, over: &[String]) {
     }
 }
 
-/// Checks the security options.
-///
-/// # Errors
-/// With the first that is wrong, or not offered.
-pub(super) fn check_security(host: &HostConfig) -> Result<(), Failure> {
-    Security::read(host).map(|_| ())
-}
-
 struct Security {
     writable_cgroups: bool,
     seccomp: SeccompChoice,
@@ -204,12 +196,12 @@ impl Security {
     }
 }
 
-/// Can the daemon's defaults of security be applied?
+/// Checks the security options, on top of the daemon's defaults.
 ///
 /// # Errors
-/// With what is wrong.
-pub(crate) fn check_security(defaults: &ContainerDefaults) -> Result<(), Failure> {
-    Security::read(defaults, &HostConfig::default()).map(|_| ())
+/// With the first that is wrong, or not offered.
+pub(crate) fn check_security(defaults: &ContainerDefaults, host: &HostConfig) -> Result<(), Failure> {
+    Security::read(defaults, host).map(|_| ())
 }
 
 fn seccomp_profile(text: &str) -> Result<SeccompChoice, Failure> {

@@ -114,7 +114,7 @@ pub fn host_config(
     runtime(options, &host.runtime)?;
     platform::check(host)?;
     capabilities(host)?;
-    super::spec_input::check_security(host)?;
+    super::spec_input::check_security(&options.containers, host)?;
     logging::LogOptions::read(&host.log_config)?;
     namespaces(config, host)?;
     super::ports::publish_list(config, host)?;
