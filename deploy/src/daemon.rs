@@ -7,6 +7,7 @@ mod files;
 mod member;
 mod node;
 mod options;
+mod places;
 mod sockets;
 mod template;
 mod tls;

@@ -15,6 +15,7 @@ use shoal_proto::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::Door;
 use crate::container::file_watch::FileWatch;
 use crate::container::instance::Container;
 use crate::container::registry::Registry;
@@ -70,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     /// Cancelled when no container is to be started again by its policy.
     pub(crate) ending: CancellationToken,
+    /// The cluster that this node is in.
+    pub(crate) cluster: Door,
     /// Everything that runs in the background.
     pub(crate) tasks: TaskTracker,
     /// Tells it to end.
@@ -184,6 +187,7 @@ impl Engine {
             teardowns: Teardowns::default(),
             metrics: Metrics::default(),
             ending: CancellationToken::new(),
+            cluster: Door::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             lock: Mutex::new(Some(lock)),
@@ -210,6 +214,10 @@ impl Engine {
         self.inner.tasks.wait().await;
         self.inner.networks.shutdown().await;
         drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    pub(crate) const fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// How it is set up now.

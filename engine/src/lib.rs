@@ -3,6 +3,7 @@
 //! [`Engine`] is the door. Behind it each part has its own module; what they speak with the API is in [`model`].
 
 pub mod cgroup;
+pub mod cluster;
 pub mod container;
 pub mod engine;
 pub mod events;

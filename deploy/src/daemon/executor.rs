@@ -18,8 +18,10 @@ use shoal_proto::id::TaskId;
 use shoal_proto::object::{ContainerStatus, NodeDescription, Task};
 use shoal_proto::spec::{Platform, PortConfig, Protocol, PublishMode, ResourceAmount};
 use shoal_proto::time::Timestamp;
+use tokio::sync::watch;
 
 use super::container_spec::{NetworkNames, create_request};
+use super::places::{Held, HeldPlaces};
 use super::template::Values;
 
 /// How often the health of a container that has a check is looked at, once it runs.
@@ -35,6 +37,8 @@ struct Shared {
     data_path_addr: IpAddr,
     data_path_port: u16,
     networks: Mutex<NetworkNames>,
+    /// Places of containers that are no tasks, once they are usable.
+    held: watch::Sender<HeldPlaces>,
 }
 
 /// Runs the cluster's tasks on the engine.
@@ -51,7 +55,13 @@ impl EngineExecutor {
         data_path_port: u16,
     ) -> Self {
         let networks = Mutex::new(NetworkNames::new());
-        Self { shared: Arc::new(Shared { engine, identity, data_path_addr, data_path_port, networks }) }
+        let held = watch::Sender::new(None);
+        Self { shared: Arc::new(Shared { engine, identity, data_path_addr, data_path_port, networks, held }) }
+    }
+
+    /// The places that containers which are no tasks have on cluster networks.
+    pub(crate) fn held(&self) -> watch::Receiver<HeldPlaces> {
+        self.shared.held.subscribe()
     }
 
     fn task_container(&self, task: TaskId) -> Option<TaskContainer> {
@@ -113,7 +123,13 @@ impl Executor for EngineExecutor {
             networks,
             published: view.published.clone(),
         };
-        self.shared.engine.networks().apply_cluster(state).await
+        let held = Held::of(&view);
+        // First off what they have lost, for the network may go with it.
+        self.shared.engine.leave_lost_places(&held.places()).await;
+        let applied = self.shared.engine.networks().apply_cluster(state).await;
+        // What could not be put in place is said by who needs it.
+        self.shared.held.send_replace(Some(Arc::new(held)));
+        applied
     }
 
     fn controller(&self, task: Arc<Task>, dependencies: Dependencies) -> TaskController {

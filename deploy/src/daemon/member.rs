@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shoal_agent::{Agent, AgentHandle, AgentOptions, SessionInfo};
 use shoal_engine::Engine;
+use shoal_engine::cluster::ClusterNetworks;
 use shoal_kit::backoff::Backoff;
 use shoal_kit::ca_client;
 use shoal_kit::clock::Clock;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::executor::EngineExecutor;
 use super::node::NodeFile;
+use super::places::Places;
 
 /// What a member is made of.
 #[derive(Debug, Clone)]
@@ -38,6 +40,7 @@ pub(crate) struct MemberOptions {
 pub(crate) struct Member {
     core: Arc<Core>,
     agent: AgentHandle,
+    places: Arc<Places>,
     tracker: TaskTracker,
 }
 
@@ -124,7 +127,10 @@ impl Member {
             clock: Arc::clone(&options.clock),
             entropy: options.entropy.clone(),
         };
+        let held = executor.held();
         let (agent, handle) = Agent::new(agent_options, Arc::new(executor));
+        let places = Places::new(options.engine.clone(), handle.clone(), held);
+        options.engine.enter_cluster(Arc::clone(&places) as Arc<dyn ClusterNetworks>);
         let stop = CancellationToken::new();
         let core = Arc::new(Core {
             identity: Arc::clone(&identity),
@@ -135,12 +141,13 @@ impl Member {
         });
         let tracker = TaskTracker::new();
         tracker.spawn(agent.run(stop.clone()));
+        tracker.spawn(Arc::clone(&places).run(options.entropy.clone(), stop.clone()));
         tracker.spawn(supervise(Arc::clone(&core), handle.clone()));
         let remotes = Arc::clone(&core);
         let renewal =
             ca_client::keep_renewed(identity, move || remotes.managers(), options.entropy.clone(), stop.clone());
         tracker.spawn(renewal);
-        Self { core, agent: handle, tracker }
+        Self { core, agent: handle, places, tracker }
     }
 
     /// A join is done when a manager has its vote, and when a manager has accepted the node's session. Until then, and
@@ -196,13 +203,15 @@ impl Member {
 
     /// Leaves the cluster. A manager leaves consensus first.
     pub(crate) async fn leave(&self, force: bool) -> Result<(), Failure> {
-        if let Some(manager) = self.manager() {
-            if !force {
-                return Err(Failure::unavailable(leave_warning(&manager).await));
-            }
-            if let Err(failure) = manager.leave(true).await {
-                tracing::warn!(error = failure.message, "leaving without the other managers' consent, as asked");
-            }
+        let manager = self.manager();
+        if let Some(manager) = manager.as_ref().filter(|_| !force) {
+            return Err(Failure::unavailable(leave_warning(manager).await));
+        }
+        self.places.give_up_all().await;
+        if let Some(manager) = manager
+            && let Err(failure) = manager.leave(true).await
+        {
+            tracing::warn!(error = failure.message, "leaving without the other managers' consent, as asked");
         }
         self.agent.announce_leave();
         self.stop().await;

@@ -5,7 +5,7 @@
 //! knows). A member is made from these alone, so a restart, a join and an init all end in the same [`Member::start`].
 //! One operation at a time changes membership; a second one is refused, not queued.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -116,6 +116,9 @@ impl Node {
         if let Err(failure) = node.restore().await {
             tracing::error!(error = failure.message, "this node is in a cluster, but cannot take part in it");
             node.set(Membership::Broken(failure.message));
+        }
+        if node.member().is_none() {
+            node.shared.options.engine.stay_outside();
         }
         node
     }
@@ -288,6 +291,7 @@ impl Node {
                 Ok(member)
             }
             Err(failure) => {
+                self.shared.options.engine.stay_outside();
                 self.erase().await?;
                 self.set(Membership::None);
                 Err(failure)
@@ -307,6 +311,7 @@ impl Node {
             }
             Membership::Broken(_) | Membership::Pending => {}
         }
+        self.shared.options.engine.stay_outside();
         self.remove_task_containers().await;
         self.erase().await?;
         self.set(Membership::None);
@@ -316,6 +321,7 @@ impl Node {
     /// A node outside of the cluster runs none of its tasks and is on none of its networks.
     async fn remove_task_containers(&self) {
         let engine = &self.shared.options.engine;
+        engine.leave_lost_places(&BTreeSet::new()).await;
         let options = shoal_engine::container::RemoveOptions { force: true, volumes: true, link: false };
         for container in engine.list_task_containers() {
             if let Err(failure) = engine.containers().remove(&container.id, options).await {

@@ -6,7 +6,7 @@ use shoal_proto::error::{ErrorKind, Failure};
 
 use super::instance::Container;
 use super::lifecycle::Phase;
-use super::validate;
+use super::{network, validate};
 use crate::engine::Inner;
 use crate::model::{UpdateRequest, UpdateResponse};
 
@@ -28,6 +28,7 @@ pub(crate) async fn rename(inner: &Arc<Inner>, container: &Arc<Container>, name:
     inner.containers.release(&old, &container.id);
     container.store().await;
     inner.networks.rename(&container.id, name);
+    network::rename_places(inner, container);
     super::tell(inner, container, "rename", &[("oldName", &format!("/{old}"))]);
     Ok(())
 }

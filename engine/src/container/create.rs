@@ -103,6 +103,7 @@ fn plan(
         host_config,
         asked_macs: networks.iter().map(|(name, settings)| (name.clone(), settings.mac_address.clone())).collect(),
         networks,
+        places: Default::default(),
         ports: Default::default(),
         mounts,
         internal,

@@ -1,11 +1,15 @@
 //! A container's networks: from what was asked for to what it got.
 
+mod place;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shoal_proto::error::Failure;
+use shoal_proto::error::{ErrorKind, Failure};
+
+pub(crate) use place::{hold, joins_cluster, lost, rename_places};
 
 use super::instance::Container;
 use super::record::Record;
@@ -160,8 +164,12 @@ pub(crate) async fn attach(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
     }
     for name in networks {
         let ports = std::mem::take(&mut publish);
-        let attach = || attach_one(inner, &record, &name, ports.clone());
-        got.push(inner.teardowns.patiently(attach).await?);
+        if inner.networks.has_network(&name) {
+            let attach = || attach_one(inner, &record, &name, ports.clone());
+            got.push(inner.teardowns.patiently(attach).await?);
+        } else {
+            got.extend(place::join(inner, container, &name, ports).await?);
+        }
     }
     for endpoint in &got {
         let id = &endpoint.network_id;
@@ -196,7 +204,7 @@ fn overlay(attachment: &crate::model::ClusterAttachment, hostname: &str) -> Over
     OverlayAttachment {
         network: attachment.network,
         addr: attachment.addr,
-        task: attachment.task,
+        task: Some(attachment.task),
         service: attachment.service,
         aliases: attachment.aliases.clone(),
         hostname: hostname.to_owned(),
@@ -217,14 +225,16 @@ fn store(container: &Arc<Container>, got: &[EndpointInfo]) {
     let mut record = container.record();
     record.ports = ports::published_map(&record.config, got.iter().flat_map(|endpoint| &endpoint.ports));
     for endpoint in got {
-        let shown = record.internal.attachments.is_empty() || record.networks.contains_key(&endpoint.network_name);
+        // The gateway bridge is not asked for.
+        let plain = record.internal.attachments.is_empty() && record.places.is_empty();
+        let shown = plain || record.networks.contains_key(&endpoint.network_name);
         if shown {
             fill(record.networks.entry(endpoint.network_name.clone()).or_default(), endpoint);
         }
     }
 }
 
-fn fill(settings: &mut EndpointSettings, endpoint: &EndpointInfo) {
+pub(super) fn fill(settings: &mut EndpointSettings, endpoint: &EndpointInfo) {
     let text = |address: Option<Ipv4Addr>| address.map(|address| address.to_string()).unwrap_or_default();
     settings.network_id.clone_from(&endpoint.network_id);
     settings.endpoint_id.clone_from(&endpoint.endpoint_id);
@@ -289,27 +299,21 @@ pub(crate) async fn connect(
     settings: EndpointSettings,
 ) -> Result<(), Failure> {
     let _turn = container.operation.lock().await;
-    let found = inner.networks.inspect_network(network)?;
-    let (mode, running, taken) = {
-        let record = container.record();
-        (mode(&record), record.state.phase.has_process(), record.networks.contains_key(&found.name))
+    check_mode(&mode(&container.record()))?;
+    let found = match inner.networks.inspect_network(network) {
+        Ok(found) => found,
+        Err(failure) if failure.kind == ErrorKind::NotFound && inner.cluster.is_inside() => {
+            return place::connect(inner, container, network, settings).await;
+        }
+        Err(failure) => return Err(failure),
     };
-    match mode {
-        Mode::Host => {
-            return Err(Failure::conflict(
-                "cannot connect container to network: it was created with host network mode",
-            ));
-        }
-        Mode::Shared(_) => {
-            return Err(Failure::conflict(
-                "container sharing network namespace with another container or host cannot be connected to any other network",
-            ));
-        }
-        Mode::Own(_) => {}
-    }
+    let (running, taken) = {
+        let record = container.record();
+        (record.state.phase.has_process(), record.networks.contains_key(&found.name))
+    };
     if taken && running {
         return Err(Failure::new(
-            shoal_proto::error::ErrorKind::PermissionDenied,
+            ErrorKind::PermissionDenied,
             format!("endpoint with name {} already exists in network {}", container.name(), found.name),
         ));
     }
@@ -339,6 +343,19 @@ pub(crate) async fn connect(
     Ok(())
 }
 
+/// May a container with such a network join others?
+fn check_mode(mode: &Mode) -> Result<(), Failure> {
+    match mode {
+        Mode::Host => {
+            Err(Failure::conflict("cannot connect container to network: it was created with host network mode"))
+        }
+        Mode::Shared(_) => Err(Failure::conflict(
+            "container sharing network namespace with another container or host cannot be connected to any other network",
+        )),
+        Mode::Own(_) => Ok(()),
+    }
+}
+
 /// Leaves a network.
 pub(crate) async fn disconnect(
     inner: &Arc<Inner>,
@@ -347,7 +364,10 @@ pub(crate) async fn disconnect(
     force: bool,
 ) -> Result<(), Failure> {
     let _turn = container.operation.lock().await;
-    let found = inner.networks.inspect_network(network)?;
+    let found = match inner.networks.inspect_network(network) {
+        Ok(found) => found,
+        Err(failure) => return place::disconnect(inner, container, network, force, failure).await,
+    };
     let running = container.phase().has_process();
     if !container.record().networks.contains_key(&found.name) {
         return Err(Failure::conflict(format!(

@@ -8,10 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use shoal_proto::id::NetworkId;
 use shoal_proto::time::Timestamp;
 
 use super::lifecycle::{State, Wishes};
@@ -47,6 +49,9 @@ pub struct Record {
     /// Hardware addresses that were asked for, by network.
     #[serde(default)]
     pub asked_macs: BTreeMap<String, String>,
+    /// Cluster networks that it joined by itself, by name, and where it was on them last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<String, ClusterPlace>,
     /// Ports published while it runs.
     #[serde(default)]
     pub ports: BTreeMap<String, Option<Vec<crate::model::PortBinding>>>,
@@ -60,6 +65,15 @@ pub struct Record {
     pub files: Vec<PlacedFile>,
     /// Its life.
     pub state: State,
+}
+
+/// A place on a cluster network that a container had last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterPlace {
+    /// The network.
+    pub network: NetworkId,
+    /// The address, to be asked for again.
+    pub addr: Ipv4Addr,
 }
 
 /// A secret or config: where its contents are kept and where they appear.
@@ -252,6 +266,7 @@ pub(crate) mod tests {
             host_config: HostConfig::default(),
             networks: BTreeMap::new(),
             asked_macs: BTreeMap::new(),
+            places: BTreeMap::new(),
             ports: BTreeMap::new(),
             mounts: vec![MountRecord::new(MountKind::Bind, "/a", "/b")],
             internal: InternalOptions::default(),

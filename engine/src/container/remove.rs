@@ -50,7 +50,14 @@ pub(crate) async fn remove(
             }
             continue;
         }
-        return finish(inner, container, &turn, options.volumes).await;
+        let on_cluster = !container.record().places.is_empty();
+        finish(inner, container, &turn, options.volumes).await?;
+        if on_cluster {
+            // Who removes its network next must not find it there.
+            inner.teardowns.of(&container.id).await;
+            inner.cluster.released(&container.id).await;
+        }
+        return Ok(());
     }
 }
 

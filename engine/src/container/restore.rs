@@ -332,15 +332,7 @@ fn begin_again(inner: &Arc<Inner>) {
                 let left = state.restart_at.since(inner.now());
                 start::restart_after(inner, &container, left);
             }
-            Phase::Exited if lifecycle::wants_boot(&policy, &state) => {
-                let (inner, container) = (Arc::clone(inner), Arc::clone(&container));
-                let tracker = inner.tasks.clone();
-                tracker.spawn(async move {
-                    if let Err(failure) = start::start(&inner, &container, true).await {
-                        tracing::warn!(container = %container.id, error = failure.message, "cannot start with the daemon");
-                    }
-                });
-            }
+            Phase::Exited if lifecycle::wants_boot(&policy, &state) => start::start_with_daemon(inner, &container),
             // Its end was recorded, and the removal that was to follow was not done; or a removal was begun.
             phase if phase == Phase::Removing || removes && phase == Phase::Exited && ran(&state) => {
                 let (inner, container) = (Arc::clone(inner), Arc::clone(&container));

@@ -9,11 +9,16 @@ use tracing::Instrument;
 
 use super::instance::Container;
 use super::launch::{self, LaunchError};
-use super::lifecycle::{Input, Phase};
+use super::lifecycle::{self, Input, Phase};
 use super::{end, files, network, remove, streams};
 use crate::engine::Inner;
 use crate::health;
 use crate::shim::client::Shim;
+
+/// First pause before a container is started again that could not ask the cluster for its networks.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The longest.
+const AGAIN_AT_MOST: Duration = Duration::from_secs(15);
 
 /// Starts a container, for a user or for its policy.
 #[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
@@ -21,6 +26,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
     let turn = container.operation.lock().await;
     let phase = container.phase();
     may_start(container, phase, by_user)?;
+    let _keeps_places = network::hold(inner, container);
     container.set_restart_timer(None);
     // Who looks at its files has its root mounted.
     let _alone = container.file_access.write().await;
@@ -146,10 +152,63 @@ pub(crate) fn restart_after(inner: &Arc<Inner>, container: &Arc<Container>, paus
             () = timer.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        if let Err(failure) = start(&inner, &container, false).await
-            && failure.kind != ErrorKind::NotModified
-        {
-            tracing::warn!(container = %container.id, error = failure.message, "cannot restart");
+        if network::joins_cluster(&inner, &container.record().clone()) {
+            tokio::select! {
+                () = inner.stopping.cancelled() => return,
+                () = timer.cancelled() => return,
+                () = inner.cluster.ready() => {}
+            }
+        }
+        match start(&inner, &container, false).await {
+            Err(failure) if failure.kind == ErrorKind::NotModified => {}
+            Err(failure) => {
+                tracing::warn!(container = %container.id, error = failure.message, "cannot restart");
+                again_when_possible(&inner, &container, &failure).await;
+            }
+            Ok(()) => {}
         }
     });
+}
+
+/// Starts a container with the daemon, as its policy wants. One that is on cluster networks waits for the cluster.
+pub(crate) fn start_with_daemon(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let (inner, container) = (Arc::clone(inner), Arc::clone(container));
+    let tracker = inner.tasks.clone();
+    tracker.spawn(async move {
+        if network::joins_cluster(&inner, &container.record().clone()) {
+            tokio::select! {
+                () = inner.stopping.cancelled() => return,
+                () = inner.cluster.ready() => {}
+            }
+            if !is_wanted(&container) {
+                return;
+            }
+        }
+        if let Err(failure) = start(&inner, &container, true).await {
+            tracing::warn!(container = %container.id, error = failure.message, "cannot start with the daemon");
+            again_when_possible(&inner, &container, &failure).await;
+        }
+    });
+}
+
+fn is_wanted(container: &Container) -> bool {
+    let record = container.record();
+    lifecycle::wants_boot(&record.host_config.restart_policy, &record.state)
+}
+
+/// After a start by policy that failed because the cluster could not be asked: tries again for as long as it is wanted.
+async fn again_when_possible(inner: &Arc<Inner>, container: &Arc<Container>, failure: &Failure) {
+    let mut unavailable = failure.kind == ErrorKind::Unavailable;
+    let mut pause = AGAIN;
+    while unavailable && network::joins_cluster(inner, &container.record().clone()) {
+        tokio::select! {
+            () = inner.stopping.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if !is_wanted(container) {
+            return;
+        }
+        pause = (pause * 2).min(AGAIN_AT_MOST);
+        unavailable = start(inner, container, true).await.is_err_and(|failure| failure.kind == ErrorKind::Unavailable);
+    }
 }

@@ -8,7 +8,7 @@ use shoal_proto::error::{ErrorKind, Failure};
 use super::api::StopOptions;
 use super::instance::Container;
 use super::lifecycle::{Command, Input, Phase};
-use super::{signal, start};
+use super::{network, signal, start};
 use crate::engine::Inner;
 use crate::shim::client::Shim;
 
@@ -84,6 +84,7 @@ async fn begin(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Option<
     container.store().await;
     if commands.contains(&Command::CancelRestart) {
         container.set_restart_timer(None);
+        inner.cluster.poke();
         container.tell(false);
         super::tell(inner, container, "stop", &[]);
         return Ok(None);
@@ -166,8 +167,9 @@ pub(crate) async fn restart(
     container: &Arc<Container>,
     options: &StopOptions,
 ) -> Result<(), Failure> {
-    // Its end is not to remove it.
+    // Its end is not to remove it, nor to cost it its addresses.
     let kept = container.keep();
+    let _keeps_places = network::hold(inner, container);
     let stopped = stop(inner, container, options).await;
     drop(kept);
     match stopped {

@@ -38,7 +38,13 @@ impl Teardowns {
                 tracing::warn!(container = id, error = failure.message, "cannot take the network down");
             }
             inner.teardowns.under_way.send_if_modified(|under_way| under_way.remove(&id));
+            inner.cluster.poke();
         });
+    }
+
+    /// Is this container's namespace being taken down?
+    pub(crate) fn is_under_way(&self, id: &str) -> bool {
+        self.under_way.borrow().contains(id)
     }
 
     /// Waits until this container's namespace is down.

@@ -58,7 +58,7 @@ pub struct ClusterAttachment {
     pub prefix_len: u8,
     /// The task.
     pub task: TaskId,
-    /// The service; `None` for plain containers on an attachable network.
+    /// The service.
     pub service: Option<ServiceId>,
     /// More DNS names.
     pub aliases: Vec<String>,

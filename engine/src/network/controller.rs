@@ -100,6 +100,17 @@ impl NetworkController {
         Ok(NetworkInspect { containers: inspect::containers(&state, &network.id), ..network.inspect() })
     }
 
+    /// Is there a local network of this name, id or beginning of an id?
+    pub fn has_network(&self, name: &str) -> bool {
+        lock(&self.core.state).network(name).is_ok()
+    }
+
+    /// Containers that are no tasks, and the cluster networks that they are on without a place there, by name. All places
+    /// that there are on this node are `held`.
+    pub fn lost_places(&self, held: &BTreeSet<(String, NetworkId, Ipv4Addr)>) -> Vec<(String, String)> {
+        lock(&self.core.state).lost_places(held)
+    }
+
     /// The containers of this node on a cluster network, by container id.
     pub fn cluster_containers(&self, network: NetworkId) -> BTreeMap<String, NetworkContainer> {
         inspect::cluster_containers(&lock(&self.core.state), &network.to_string())

@@ -232,11 +232,14 @@ impl Core {
         for attachment in attachments {
             infos.push(self.attach_overlay(id, attachment)?);
         }
-        let leads_out = {
+        let (leads_out, has_way) = {
             let state = lock(&self.state);
-            attachments.iter().any(|a| state.cluster_network(a.network).is_some_and(|network| !network.record.internal))
+            let leads_out = |a: &OverlayAttachment| {
+                state.cluster_network(a.network).is_some_and(|network| !network.record.internal)
+            };
+            (attachments.iter().any(leads_out), state.records.get(id).is_some_and(|r| state.gateway(r).is_some()))
         };
-        if leads_out || !ports.is_empty() {
+        if leads_out && !has_way || !ports.is_empty() {
             self.ensure_gateway_network()?;
             let options = EndpointOptions { ports: ports.to_vec(), ..EndpointOptions::default() };
             infos.push(self.attach_local(id, GATEWAY_NETWORK, &options)?);
@@ -296,6 +299,10 @@ impl Core {
             })?
         };
         self.detach_endpoint(id, &info.endpoint_id)?;
+        let idle = lock(&self.state).idle_gateway(id);
+        if let Some(idle) = idle {
+            self.detach_endpoint(id, &idle)?;
+        }
         Ok(info)
     }
 
@@ -421,7 +428,8 @@ impl Core {
         let Some(record) = state.records.get_mut(id) else { return };
         let old = std::mem::replace(&mut record.options.name, name.to_owned());
         let mut networks = Vec::new();
-        for endpoint in record.endpoints.iter_mut().filter(|endpoint| matches!(endpoint.target, Target::Local(_))) {
+        let has_own_name = |target: &Target| matches!(target, Target::Local(_) | Target::Cluster { task: None, .. });
+        for endpoint in record.endpoints.iter_mut().filter(|endpoint| has_own_name(&endpoint.target)) {
             endpoint.info.dns_names.iter_mut().filter(|known| **known == old).for_each(|known| name.clone_into(known));
             networks.push(endpoint.info.network_id.clone());
         }

@@ -35,8 +35,8 @@ pub(super) enum Target {
     Cluster {
         /// Which.
         network: NetworkId,
-        /// The task that the address was given to.
-        task: TaskId,
+        /// The task that the address was given to; `None` for a container that is none.
+        task: Option<TaskId>,
         /// Its service.
         service: Option<ServiceId>,
     },
@@ -268,6 +268,27 @@ impl State {
             let last_resort = endpoint.info.network_name == GATEWAY_NETWORK;
             (std::cmp::Reverse(endpoint.gateway_priority), last_resort, endpoint.info.network_name.clone())
         })
+    }
+
+    /// The endpoint on the gateway network of a sandbox that is on no other network any more, by id. One that publishes ports
+    /// stays.
+    pub(super) fn idle_gateway(&self, id: &str) -> Option<String> {
+        let [only] = self.records.get(id)?.endpoints.as_slice() else { return None };
+        let idle = only.info.network_name == GATEWAY_NETWORK && only.info.ports.is_empty();
+        idle.then(|| only.info.endpoint_id.clone())
+    }
+
+    /// Containers that are no tasks, and the cluster networks that they are on without a place there, by name.
+    pub(super) fn lost_places(&self, held: &BTreeSet<(String, NetworkId, Ipv4Addr)>) -> Vec<(String, String)> {
+        let is_lost = |record: &SandboxRecord, endpoint: &Endpoint| match (&endpoint.target, endpoint.info.ip) {
+            (Target::Cluster { network, task: None, .. }, Some(addr)) => {
+                !held.contains(&(record.id.clone(), *network, addr))
+            }
+            _ => false,
+        };
+        let endpoints = self.records.values().flat_map(|record| record.endpoints.iter().map(move |e| (record, e)));
+        let lost = endpoints.filter(|(record, endpoint)| is_lost(record, endpoint));
+        lost.map(|(record, endpoint)| (record.id.clone(), endpoint.info.network_name.clone())).collect()
     }
 
     /// What a sandbox's rules follow from, apart from its name server.

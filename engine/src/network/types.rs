@@ -185,8 +185,8 @@ pub struct OverlayAttachment {
     pub network: NetworkId,
     /// The address that the cluster's allocator gave.
     pub addr: Ipv4Addr,
-    /// The task; the zero id for a plain container on an attachable network.
-    pub task: TaskId,
+    /// The task; `None` for a container that is none, on an attachable network.
+    pub task: Option<TaskId>,
     /// The service, if any.
     pub service: Option<ServiceId>,
     /// More DNS names.

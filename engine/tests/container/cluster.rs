@@ -91,7 +91,7 @@ async fn attach(host: &Host, id: &str, last: u8, hostname: &str) {
     let attachment = OverlayAttachment {
         network: network(),
         addr: addr(last),
-        task: TaskId::from_bits(u128::from(last)),
+        task: Some(TaskId::from_bits(u128::from(last))),
         service: Some(ServiceId::from_bits(5)),
         aliases: vec!["web".to_owned()],
         hostname: hostname.to_owned(),

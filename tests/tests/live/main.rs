@@ -1,6 +1,7 @@
 //! Live tests: real daemons, containers and networks on hosts that are network namespaces, driven by the stock docker CLI.
 
 mod api;
+mod attach;
 mod chaos;
 mod engine;
 mod hostile;

@@ -12,7 +12,8 @@ use crate::service::converged;
 
 const MANAGERS: [&str; 3] = ["m1", "m2", "m3"];
 
-fn leader(lab: &Lab, ask: &str) -> anyhow::Result<String> {
+/// The leader, as this manager knows it.
+pub(crate) fn leader(lab: &Lab, ask: &str) -> anyhow::Result<String> {
     let nodes = lab.ok(ask, "node ls --format {{.Hostname}}={{.ManagerStatus}}")?;
     let line = nodes.lines().find(|line| line.ends_with("=Leader")).context("no leader")?;
     Ok(line.trim_end_matches("=Leader").to_owned())

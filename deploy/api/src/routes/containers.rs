@@ -6,7 +6,6 @@ use http::StatusCode;
 use shoal_engine::container::{ListOptions, RemoveOptions, StopOptions};
 use shoal_engine::model::{CreateRequest, UpdateRequest};
 
-use super::networks;
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::request::Request;
@@ -32,10 +31,6 @@ pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answe
     body.platform = request.query.text("platform").to_owned();
     if body.config.image.is_empty() {
         return Err(ApiError::invalid("no image was given: the member Image is missing or empty"));
-    }
-    let asked = body.networking_config.endpoints_config.iter().flat_map(|networks| networks.keys());
-    for network in asked.chain([&body.host_config.network_mode]) {
-        networks::check_attachable(&context, network).await?;
     }
     let created = context.engine.containers().create(request.query.non_empty("name"), body).await?;
     json_status(StatusCode::CREATED, &created)

@@ -30,7 +30,7 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     let mut networks = context.engine.networks().list(&filters)?;
     let shared = match cluster(&context).await {
         Some(cluster) => cluster_networks::list(&cluster, &filters)?,
-        // A worker knows the cluster networks that its tasks are on.
+        // A worker knows the cluster networks that its tasks and other containers are on.
         None => cluster_networks::list_known(&context.engine.networks().controller().cluster_networks(), &filters)?,
     };
     networks.retain(|local| !shared.iter().any(|network| network.id == local.id));
@@ -121,30 +121,8 @@ pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
     Ok(no_content())
 }
 
-/// Plain containers cannot join cluster networks yet: said so, instead of "not found".
-pub(super) async fn check_attachable(context: &Context, network: &str) -> Result<(), ApiError> {
-    let local = matches!(network, "" | "default" | "bridge" | "host" | "none") || network.starts_with("container:");
-    if local || context.engine.networks().inspect(network).is_ok_and(|network| network.scope != "swarm") {
-        return Ok(());
-    }
-    let name = match cluster(context).await {
-        Some(cluster) => cluster_networks::find(&cluster, network).map(|found| found.spec.name.clone()),
-        None => {
-            let known = context.engine.networks().controller().cluster_networks();
-            cluster_networks::find_known(&known, network).map(|found| found.name.clone())
-        }
-    };
-    match name {
-        Ok(name) => Err(ApiError::not_implemented(format!(
-            "network {name} is a cluster network: only services can be attached to it yet"
-        ))),
-        Err(_) => Ok(()),
-    }
-}
-
 pub(super) async fn connect(context: Arc<Context>, mut request: Request) -> Answer {
     let body: NetworkConnect = request.json().await?;
-    check_attachable(&context, request.id()).await?;
     context.engine.networks().connect(request.id(), &body.container, body.endpoint_config).await?;
     Ok(empty(StatusCode::OK))
 }

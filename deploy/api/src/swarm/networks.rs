@@ -64,7 +64,9 @@ fn is_overlay(network: &Network) -> bool {
 }
 
 fn is_used(store: &Store, id: NetworkId) -> bool {
-    store.services_on_network(id).next().is_some() || store.tasks_on_network(id).next().is_some()
+    store.services_on_network(id).next().is_some()
+        || store.tasks_on_network(id).next().is_some()
+        || store.attachments_on_network(id).next().is_some()
 }
 
 /// One network by id, name, or beginning of the id.
