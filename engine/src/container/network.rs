@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use shoal_proto::error::{ErrorKind, Failure};
 
-pub(crate) use place::{hold, joins_cluster, lost, rename_places};
+pub(crate) use place::{given_back, hold, joins_cluster, lost, rename_places};
 
 use super::instance::Container;
 use super::record::Record;
@@ -283,7 +283,8 @@ pub(crate) fn detach(inner: &Arc<Inner>, container: &Arc<Container>) {
 
 /// Tells that a container joined or left a network.
 pub(crate) fn tell(inner: &Inner, action: &str, network_id: &str, name: &str, container: &str) {
-    let driver = inner.networks.inspect_network(network_id).map(|network| network.driver).unwrap_or_default();
+    // What is not this node's is the cluster's.
+    let driver = inner.networks.inspect_network(network_id).map_or_else(|_| "overlay".to_owned(), |found| found.driver);
     let attributes = [("container", container), ("name", name), ("type", &driver)]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))

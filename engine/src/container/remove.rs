@@ -10,7 +10,7 @@ use super::api::RemoveOptions;
 use super::instance::Container;
 use super::lifecycle::{Input, Phase};
 use super::list::{self, Selection};
-use super::{files, stop, streams};
+use super::{files, network, stop, streams};
 use crate::engine::{Inner, volumes};
 use crate::model::{ContainersPruneReport, Filters};
 
@@ -50,13 +50,8 @@ pub(crate) async fn remove(
             }
             continue;
         }
-        let on_cluster = !container.record().places.is_empty();
         finish(inner, container, &turn, options.volumes).await?;
-        if on_cluster {
-            // Who removes its network next must not find it there.
-            inner.teardowns.of(&container.id).await;
-            inner.cluster.released(&container.id).await;
-        }
+        network::given_back(inner, container).await;
         return Ok(());
     }
 }

@@ -43,6 +43,7 @@ pub(crate) async fn stop(inner: &Arc<Inner>, container: &Arc<Container>, options
         super::tell(inner, container, "kill", &[("signal", "9")]);
     }
     super::tell(inner, container, "stop", &[]);
+    network::given_back(inner, container).await;
     Ok(())
 }
 

@@ -299,9 +299,17 @@ impl Core {
             })?
         };
         self.detach_endpoint(id, &info.endpoint_id)?;
-        let idle = lock(&self.state).idle_gateway(id);
+        let (idle, lacks_way) = {
+            let state = lock(&self.state);
+            (state.idle_gateway(id), state.lacks_way_out(id))
+        };
         if let Some(idle) = idle {
             self.detach_endpoint(id, &idle)?;
+        }
+        if lacks_way {
+            self.ensure_gateway_network()?;
+            self.attach_local(id, GATEWAY_NETWORK, &EndpointOptions::default())?;
+            self.settle(id)?;
         }
         Ok(info)
     }

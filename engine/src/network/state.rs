@@ -278,6 +278,18 @@ impl State {
         idle.then(|| only.info.endpoint_id.clone())
     }
 
+    /// Is a sandbox on a cluster network that leads out, and has lost its own way?
+    pub(super) fn lacks_way_out(&self, id: &str) -> bool {
+        let Some(record) = self.records.get(id) else { return false };
+        let leads_out = |endpoint: &Endpoint| match endpoint.target {
+            Target::Cluster { network, .. } => {
+                self.cluster_network(network).is_some_and(|network| !network.record.internal)
+            }
+            Target::Local(_) => false,
+        };
+        record.endpoints.iter().any(leads_out) && self.gateway(record).is_none()
+    }
+
     /// Containers that are no tasks, and the cluster networks that they are on without a place there, by name.
     pub(super) fn lost_places(&self, held: &BTreeSet<(String, NetworkId, Ipv4Addr)>) -> Vec<(String, String)> {
         let is_lost = |record: &SandboxRecord, endpoint: &Endpoint| match (&endpoint.target, endpoint.info.ip) {

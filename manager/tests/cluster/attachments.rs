@@ -65,7 +65,8 @@ async fn a_place_on_a_network_outlives_its_leader_and_is_given_up_by_its_own_nod
     assert!(cluster.any().read().await.unwrap().attachment(first.id).is_some(), "taken by another node");
     assert_eq!(ask(&one, &addr, &detach).await, Ok(None));
     agent.wait("it is gone", |s| (!s.items.values().any(told(first.id))).then_some(())).await;
-    let refused = ask(&one, &addr, &AttachmentRequest::Attach(AttachmentWish::default())).await.unwrap_err();
+    let missing = AttachmentWish { network: "x".to_owned(), container_id: "c".to_owned(), ..AttachmentWish::default() };
+    let refused = ask(&one, &addr, &AttachmentRequest::Attach(missing)).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::NotFound);
     cluster.shutdown().await;
 }

@@ -67,6 +67,9 @@ fn containers_join_services_on_any_node_and_keep_their_addresses() -> anyhow::Re
     ensure!(shown.contains("\"one\"") && !shown.contains("\"two\""), "the containers of this node: {shown}");
     ensure!(lab.get("m1", "/tasks")?.as_array().is_some_and(|tasks| tasks.len() == 2), "an attachment is no task");
 
+    lab.ok("m2", "rename two second")?;
+    reaches(&lab, "w1", "one", "second")?;
+
     // What is refused, and how.
     let refused = |host: &str, flags: &str| -> anyhow::Result<String> {
         let line = format!("run --rm {flags} {NAME} true");
@@ -95,14 +98,14 @@ fn containers_join_services_on_any_node_and_keep_their_addresses() -> anyhow::Re
     lab.shoal(&["kill", &old, "-9"])?.ok()?;
     run(&lab, "w2", "three", "--network app")?;
     let three = address(&lab, "w2", "three")?;
-    ensure!(![one.clone(), address(&lab, "m2", "two").unwrap_or_default()].contains(&three), "{three} twice");
+    ensure!(![one.clone(), address(&lab, "m2", "second").unwrap_or_default()].contains(&three), "{three} twice");
     reaches(&lab, "w2", "three", "one")?;
     lab.shoal(&["start", &old])?.ok()?;
     until(20, "a leader", || leader(&lab, other).map(drop))?;
 
     // Off and on again, elsewhere, and with a chosen address that somebody had before.
     lab.ok("w1", "network disconnect app one")?;
-    let left = inside(&lab, "w1", "one", "ip -o link; ping -c 1 -W 1 two || true")?;
+    let left = inside(&lab, "w1", "one", "ip -o link; ping -c 1 -W 1 second || true")?;
     ensure!(address(&lab, "w1", "one")?.is_empty() && !left.contains("eth"), "still connected: {left}");
     run(&lab, "w2", "heir", &format!("--network app --ip {one}"))?;
     ensure!(address(&lab, "w2", "heir")? == one, "an address that was given back");
@@ -112,7 +115,7 @@ fn containers_join_services_on_any_node_and_keep_their_addresses() -> anyhow::Re
 
     lab.ok("w1", "rm -f one")?;
     lab.ok("w2", "rm -f three heir")?;
-    lab.ok("m2", "rm -f two")?;
+    lab.ok("m2", "rm -f second")?;
     lab.ok("m1", "service rm web")?;
     until(20, "the network can be removed", || lab.ok("m1", "network rm app").map(drop))?;
     until(10, "the worker has forgotten it", || {
@@ -170,13 +173,29 @@ fn places_outlive_daemons_and_go_with_their_containers() -> anyhow::Result<()> {
     }
     reaches(&lab, "w1", "stays", "heir1")?;
 
+    // After the machine's restart, as far as a container can tell, and before any manager answers: it waits for its place.
+    let process = pid("stays")?;
+    lab.shoal(&["kill", "m1", "-9"])?.ok()?;
+    lab.shoal(&["kill", "w1", "-9"])?.ok()?;
+    lab.on("w1", &["kill", "-9", &process])?.ok()?;
+    lab.shoal(&["start", "w1"])?.ok()?;
+    let state = lab.ok("w1", "inspect stays --format {{.State.Status}}")?;
+    ensure!(state == "restarting", "it is {state}");
+    lab.shoal(&["start", "m1"])?.ok()?;
+    until(30, "the start with the daemon", || {
+        let now = address(&lab, "w1", "stays")?;
+        ensure!(now == stays, "address {now:?}");
+        Ok(())
+    })?;
+    reaches(&lab, "m1", "probe", "stays")?;
+
     // A node that leaves takes its containers off, and its addresses are free.
     lab.ok("w1", "swarm leave")?;
     ensure!(inside(&lab, "w1", "stays", "ip -4 -o addr").is_ok_and(|shown| !shown.contains(&stays)), "still on it");
     run(&lab, "w2", "heir3", &format!("--network app --ip {stays}"))?;
     reaches(&lab, "m1", "probe", "heir3")?;
     lab.ok("w1", "rm -f stays dies")?;
-    lab.ok("w2", "rm -f heir1 heir2 heir3")?;
+    lab.ok("w2", "stop heir1 heir2 heir3")?;
     lab.ok("m1", "rm -f probe")?;
     lab.ok("m1", "network rm app")?;
     lab.down()

@@ -25,6 +25,16 @@ pub(crate) fn hold(inner: &Arc<Inner>, container: &Container) -> Option<Busy> {
     joins_cluster(inner, &record).then(|| Door::hold(inner, &container.id))
 }
 
+/// After a container was stopped or removed by a user: returns when the cluster has its places back, so that who removes the
+/// network next does not find it there; or after some seconds.
+pub(crate) async fn given_back(inner: &Arc<Inner>, container: &Container) {
+    if container.record().places.is_empty() {
+        return;
+    }
+    inner.teardowns.of(&container.id).await;
+    inner.cluster.released(&container.id).await;
+}
+
 /// What is asked of the cluster for a container on a network.
 fn request(record: &Record, name: &str, settings: &EndpointSettings) -> Result<PlaceRequest, Failure> {
     // The hardware address follows from the address: so the other nodes know it.
@@ -160,10 +170,11 @@ pub(super) async fn disconnect(
     };
     let running = container.phase().has_process();
     if running && let Err(failure) = inner.networks.detach(&container.id, &name).await {
-        if !force {
+        // One that the cluster has taken off is connected by its record only.
+        if !force && failure.kind != ErrorKind::PermissionDenied {
             return Err(failure);
         }
-        tracing::warn!(container = %container.id, network = name, error = failure.message, "left by force");
+        tracing::warn!(container = %container.id, network = name, error = failure.message, "left all the same");
     }
     let place = {
         let mut record = container.record();

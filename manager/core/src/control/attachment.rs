@@ -29,6 +29,7 @@ pub(super) fn attach(
     if store.node(node).is_none() {
         return Err(Failure::not_found(format!("node {node} not found")));
     }
+    check(wish)?;
     let network = find(store, &wish.network)?;
     let known = store.attachment_of(node, network.id, &wish.container_id);
     let attachment = Attachment {
@@ -53,6 +54,23 @@ pub(super) fn detach(store: &Store, node: NodeId, ids: &[AttachmentId]) -> Plann
     let own = |id: &&AttachmentId| store.attachment(**id).is_some_and(|attachment| attachment.node_id == node);
     let changes = ids.iter().filter(own).map(|id| Change::delete(ObjectKey::Attachment(*id))).collect();
     Planned { changes, reply: Reply::Done }
+}
+
+/// The longest id or name.
+const LONGEST: usize = 255;
+/// Most aliases of one container on one network.
+const MOST_ALIASES: usize = 64;
+
+/// A node is believed what it says of its containers, but not at any length.
+fn check(wish: &AttachmentWish) -> Result<(), Failure> {
+    let texts = [&wish.container_id, &wish.name].into_iter().chain(&wish.aliases);
+    if wish.container_id.is_empty() || wish.aliases.len() > MOST_ALIASES || texts.into_iter().any(|t| t.len() > LONGEST)
+    {
+        return Err(Failure::invalid(format!(
+            "a container on a network has an id, a name and at most {MOST_ALIASES} aliases, none longer than {LONGEST} bytes"
+        )));
+    }
+    Ok(())
 }
 
 /// The network of this id or name, if containers may attach to it.

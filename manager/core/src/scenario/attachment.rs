@@ -85,6 +85,10 @@ fn what_cannot_be_attached_to_is_refused_in_words() {
         let failure = world.attach(1, joining(missing, "c")).expect_err("missing");
         assert_eq!((failure.kind, failure.message), (ErrorKind::NotFound, format!("network {missing} not found")));
     }
+    let many = AttachmentWish { aliases: vec!["a".into(); 65], ..joining("app", "c") };
+    for wish in [many, joining("app", &"c".repeat(256)), joining("app", "")] {
+        assert_eq!(world.attach(1, wish).expect_err("out of bounds").kind, ErrorKind::InvalidArgument);
+    }
     assert_eq!(world.attach(9, joining("app", "c")).expect_err("no such node").kind, ErrorKind::NotFound);
 }
 
