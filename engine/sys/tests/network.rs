@@ -284,6 +284,13 @@ fn tampering_is_found_and_undone_and_strangers_are_left_alone() {
         }
         nft(&["-f", "-"], "add table ip other; add chain ip other c");
         assert_eq!(table.verify().unwrap(), Verified::Intact, "a stranger's table is none of ours");
+        // Nothing is wanted any more, and then that is what must be there.
+        table.apply(&Ruleset::default()).unwrap();
+        assert_eq!(table.verify().unwrap(), Verified::Intact);
+        nft(&["-f", "-"], "add table ip shoal; add chain ip shoal extra");
+        assert_eq!(table.verify().unwrap(), Verified::Repaired);
+        table.apply(&everything()).unwrap();
+        assert_eq!(table.verify().unwrap(), Verified::Intact);
         nft(&["-f", "-"], "flush table ip shoal");
         let mut less = everything();
         less.chain("m2", Chain::regular(vec![]));

@@ -133,6 +133,7 @@ impl Table {
         let Some(known) = self.fingerprint else { return Ok(false) };
         match self.read_fingerprint() {
             Ok(found) => Ok(found == known),
+            // A set went while its elements were read.
             Err(error) if error.missing() => Ok(false),
             Err(error) => Err(error),
         }
@@ -154,7 +155,7 @@ impl Table {
     }
 
     /// A sum over chains, rules, sets and elements that does not depend on the order of elements, which the kernel
-    /// changes when it grows a set.
+    /// changes when it grows a set. Zero of a table that is not there: where nothing is wanted there is none.
     fn read_fingerprint(&mut self) -> Result<u64, NetlinkError> {
         let mut sum = 0u64;
         let chains = wire::message(wire::GETCHAIN, 0, "list chains".to_owned()).attr_str(1, &self.name);
@@ -163,7 +164,11 @@ impl Table {
         sum = sum.wrapping_add(self.hash_dump(&rules, true)?);
         let sets = wire::message(wire::GETSET, 0, "list sets".to_owned()).attr_str(1, &self.name);
         let mut names = Vec::new();
-        for message in self.socket.dump(&sets)? {
+        let listed = match self.socket.dump(&sets) {
+            Err(error) if error.missing() => return Ok(0),
+            listed => listed?,
+        };
+        for message in listed {
             let body = message.body.get(4..).unwrap_or(&[]);
             let find = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| text_of(value));
             if find(1).as_deref() == Some(self.name.as_str()) {
