@@ -24,6 +24,7 @@ mod node;
 pub(crate) mod output;
 mod parse;
 mod payload;
+mod refused;
 mod service;
 mod swarm;
 mod system;
@@ -142,7 +143,12 @@ fn parse(arguments: &[OsString]) -> Result<Cli, i32> {
 
 /// Asks before something is removed; anything but `y` is a no.
 pub(crate) fn confirm(warning: &str) -> anyhow::Result<bool> {
-    output::text(format!("WARNING! {warning}\nAre you sure you want to continue? [y/N] "))?;
+    confirm_text(&format!("WARNING! {warning}\n"))
+}
+
+/// The same with a text of its own.
+pub(crate) fn confirm_text(warning: &str) -> anyhow::Result<bool> {
+    output::text(format!("{warning}Are you sure you want to continue? [y/N] "))?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(answer.trim().eq_ignore_ascii_case("y"))
@@ -189,6 +195,20 @@ mod tests {
             "stop -t 0 web",
             "inspect --type service web",
             "completion bash",
+            "cp -aL web:/etc/hosts .",
+            "cp - web:/tmp",
+            "commit -p=false -a me -m why -c USER=x web web:2",
+            "diff web",
+            "export -o web.tar web",
+            "system prune -af --volumes --filter label=a",
+            "system df -v",
+            "image prune -a",
+            "volume prune -af",
+            "stop --timeout 3 web",
+            "restart --time 3 web",
+            "run --pull missing -q busybox",
+            "pull --all-tags busybox",
+            "build -t web .",
         ];
         for text in commands {
             assert!(parse(&words(text)).is_ok(), "{text}");

@@ -123,6 +123,16 @@ impl Client {
         Request::new(self, http::Method::POST, path.into())
     }
 
+    /// Starts a PUT.
+    pub(crate) fn put(&self, path: impl Into<String>) -> Request<'_> {
+        Request::new(self, http::Method::PUT, path.into())
+    }
+
+    /// Starts a HEAD.
+    pub(crate) fn head(&self, path: impl Into<String>) -> Request<'_> {
+        Request::new(self, http::Method::HEAD, path.into())
+    }
+
     /// Starts a DELETE.
     pub(crate) fn delete(&self, path: impl Into<String>) -> Request<'_> {
         Request::new(self, http::Method::DELETE, path.into())

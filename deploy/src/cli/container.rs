@@ -1,7 +1,9 @@
 //! `container`, and the same commands at the top level: `run`, `ps`, `exec`, `logs` and so on.
 
 pub(crate) mod body;
+pub(crate) mod copy;
 pub(crate) mod exec;
+pub(crate) mod files;
 pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod options;
@@ -30,8 +32,12 @@ pub(crate) struct ContainerArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContainerCommand {
     Attach(run::AttachArgs),
+    Commit(files::CommitArgs),
+    Cp(copy::CopyArgs),
     Create(Box<run::CreateArgs>),
+    Diff(files::DiffArgs),
     Exec(exec::ExecArgs),
+    Export(files::ExportArgs),
     Inspect(view::InspectArgs),
     Kill(lifecycle::KillArgs),
     Logs(view::LogsArgs),
@@ -70,7 +76,11 @@ impl ContainerCommand {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Attach(args) => args.run(context).await,
+            Self::Commit(args) => args.run(context).await,
+            Self::Cp(args) => args.run(context).await,
             Self::Create(args) => args.run(context).await,
+            Self::Diff(args) => args.run(context).await,
+            Self::Export(args) => args.run(context).await,
             Self::Exec(args) => args.run(context).await,
             Self::Inspect(args) => args.run(context).await,
             Self::Kill(args) => args.run(context).await,

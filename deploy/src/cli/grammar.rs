@@ -2,9 +2,10 @@
 
 use clap::{Command, Parser, Subcommand};
 
-use super::container::{ContainerArgs, ContainerCommand, exec, lifecycle, list, run, stats, view};
+use super::container::{ContainerArgs, ContainerCommand, copy, exec, files, lifecycle, list, run, stats, view};
 use super::context::Context;
 use super::payload::{Kind, PayloadArgs};
+use super::refused::{self, RefusedArgs};
 use super::{completion, image, network, node, service, swarm, system, volume};
 
 /// A container platform: one daemon on every machine, from `run` on one to services on many
@@ -21,6 +22,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum TopCommand {
     Attach(run::AttachArgs),
+    Commit(files::CommitArgs),
     Completion(completion::CompletionArgs),
     /// Manage configs: files that services read
     #[command(
@@ -28,14 +30,17 @@ enum TopCommand {
     )]
     Config(PayloadArgs),
     Container(ContainerArgs),
+    Cp(copy::CopyArgs),
     Create(Box<run::CreateArgs>),
     /// Run a node: engine, agent, manager and API
     #[command(
         after_help = "Example; 'shoal swarm init' then makes a cluster of it:\n  shoal daemon\n  shoal daemon --data-root /srv/shoal -H unix:///run/shoal/shoal.sock -H tcp://127.0.0.1:2375"
     )]
     Daemon(Box<crate::daemon::DaemonOptions>),
+    Diff(files::DiffArgs),
     Events(system::EventsArgs),
     Exec(exec::ExecArgs),
+    Export(files::ExportArgs),
     History(image::HistoryArgs),
     Image(image::ImageArgs),
     Images(image::ListArgs),
@@ -79,6 +84,48 @@ enum TopCommand {
     Volume(volume::VolumeArgs),
     /// Block until one or more containers stop, then print their exit codes
     Wait(lifecycle::NamesArgs),
+    /// Build an image (not available yet)
+    #[command(hide = true)]
+    Build(RefusedArgs),
+    /// Manage builds (not available yet)
+    #[command(hide = true)]
+    Builder(RefusedArgs),
+    /// Build with BuildKit (not available yet)
+    #[command(hide = true)]
+    Buildx(RefusedArgs),
+    /// Manage checkpoints (not offered)
+    #[command(hide = true)]
+    Checkpoint(RefusedArgs),
+    /// Manage contexts (not offered)
+    #[command(hide = true)]
+    Context(RefusedArgs),
+    /// Authenticate to a registry (not available yet)
+    #[command(hide = true)]
+    Login(RefusedArgs),
+    /// Log out from a registry (not available yet)
+    #[command(hide = true)]
+    Logout(RefusedArgs),
+    /// Manage image manifests (not available yet)
+    #[command(hide = true)]
+    Manifest(RefusedArgs),
+    /// Manage plugins (not offered)
+    #[command(hide = true)]
+    Plugin(RefusedArgs),
+    /// Download an image from a registry (not available yet)
+    #[command(hide = true)]
+    Pull(RefusedArgs),
+    /// Upload an image to a registry (not available yet)
+    #[command(hide = true)]
+    Push(RefusedArgs),
+    /// Search a registry for images (not available yet)
+    #[command(hide = true)]
+    Search(RefusedArgs),
+    /// Manage stacks (not available yet)
+    #[command(hide = true)]
+    Stack(RefusedArgs),
+    /// Manage trust on images (not offered)
+    #[command(hide = true)]
+    Trust(RefusedArgs),
 }
 
 impl Cli {
@@ -118,6 +165,20 @@ impl Cli {
             TopCommand::Tag(args) => args.run(context).await,
             TopCommand::Version(args) => args.run(context).await,
             TopCommand::Volume(args) => args.run(context).await,
+            TopCommand::Build(args) => args.run(refused::BUILD),
+            TopCommand::Builder(args) => args.run(refused::BUILD),
+            TopCommand::Buildx(args) => args.run(refused::BUILD),
+            TopCommand::Checkpoint(args) => args.run(refused::NOT_OFFERED),
+            TopCommand::Context(args) => args.run(refused::CONTEXTS),
+            TopCommand::Login(args) => args.run(refused::REGISTRY),
+            TopCommand::Logout(args) => args.run(refused::REGISTRY),
+            TopCommand::Manifest(args) => args.run(refused::REGISTRY),
+            TopCommand::Plugin(args) => args.run(refused::NOT_OFFERED),
+            TopCommand::Pull(args) => args.run(refused::PULL),
+            TopCommand::Push(args) => args.run(refused::PUSH),
+            TopCommand::Search(args) => args.run(refused::REGISTRY),
+            TopCommand::Stack(args) => args.run(refused::STACK),
+            TopCommand::Trust(args) => args.run(refused::NOT_OFFERED),
             command => command.on_container().run(context).await,
         }
     }
@@ -128,7 +189,11 @@ impl TopCommand {
     fn on_container(self) -> ContainerCommand {
         match self {
             Self::Attach(args) => ContainerCommand::Attach(args),
+            Self::Commit(args) => ContainerCommand::Commit(args),
+            Self::Cp(args) => ContainerCommand::Cp(args),
             Self::Create(args) => ContainerCommand::Create(args),
+            Self::Diff(args) => ContainerCommand::Diff(args),
+            Self::Export(args) => ContainerCommand::Export(args),
             Self::Exec(args) => ContainerCommand::Exec(args),
             Self::Kill(args) => ContainerCommand::Kill(args),
             Self::Logs(args) => ContainerCommand::Logs(args),
@@ -167,6 +232,7 @@ const OVERVIEW: [(&str, &[&str]); 5] = [
             "restart",
             "kill",
             "rm",
+            "cp",
             "stats",
             "top",
             "inspect",
@@ -193,7 +259,7 @@ pub(super) fn with_overview(command: Command) -> Command {
         }
     }
     text.push_str(
-        "\nAlso: create, history, pause, unpause, port, rename, update, wait, as 'shoal container' and 'shoal image' have them.\n\n\
+        "\nAlso: commit, create, diff, export, history, pause, unpause, port, rename, update, wait, as 'shoal container' and 'shoal image' have them.\n\n\
          Options:\n  -H, --host <HOST>  Daemon to speak to [env: SHOAL_HOST, DOCKER_HOST] [default: unix:///run/shoal/shoal.sock]\n  \
          -h, --help         Print help\n  -V, --version      Print version\n\n\
          First steps:\n  shoal lab up                                          five nodes on this machine, in network namespaces\n  \

@@ -7,16 +7,17 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::escape;
-use super::container::lifecycle::PruneArgs;
+use super::container::lifecycle::PruneAllArgs;
 use super::context::Context;
 use super::exit::Failures;
 use super::human;
 use super::listing::{Listing, row};
 use super::look::Look as _;
 use super::output;
+use super::refused::{self, PlatformOption, RefusedArgs};
 
-pub(crate) use list::ListArgs;
-pub(crate) use transfer::{ImportArgs, LoadArgs, SaveArgs};
+pub(crate) use list::{ListArgs, image_rows};
+pub(crate) use transfer::{ImportArgs, LoadArgs, SaveArgs, save_to, stdin_stream};
 
 /// Manage images
 #[derive(Debug, Args)]
@@ -30,6 +31,9 @@ pub(crate) struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
+    /// Build an image (not available yet)
+    #[command(hide = true)]
+    Build(RefusedArgs),
     History(HistoryArgs),
     Import(ImportArgs),
     Inspect(InspectArgs),
@@ -37,7 +41,13 @@ enum ImageCommand {
     #[command(alias = "list")]
     Ls(ListArgs),
     /// Remove unused images
-    Prune(PruneArgs),
+    Prune(PruneAllArgs),
+    /// Pull an image (not available yet)
+    #[command(hide = true)]
+    Pull(RefusedArgs),
+    /// Push an image (not available yet)
+    #[command(hide = true)]
+    Push(RefusedArgs),
     #[command(alias = "remove")]
     Rm(RmArgs),
     Save(SaveArgs),
@@ -48,13 +58,21 @@ impl ImageArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self.command {
+            ImageCommand::Build(args) => args.run(refused::BUILD),
+            ImageCommand::Pull(args) => args.run(refused::PULL),
+            ImageCommand::Push(args) => args.run(refused::PUSH),
             ImageCommand::History(args) => args.run(context).await,
             ImageCommand::Import(args) => args.run(context).await,
             ImageCommand::Inspect(args) => args.run(context).await,
             ImageCommand::Load(args) => args.run(context).await,
             ImageCommand::Ls(args) => args.run(context).await,
             ImageCommand::Prune(args) => {
-                args.run(context, "images", "This will remove all dangling images.", "ImagesDeleted").await
+                let (warning, dangling) = match args.all {
+                    true => ("This will remove all images without at least one container associated to them.", "false"),
+                    false => ("This will remove all dangling images.", "true"),
+                };
+                let more = Some(("dangling", dangling));
+                args.rest.run_with(context, "images", warning, "ImagesDeleted", more).await
             }
             ImageCommand::Rm(args) => args.run(context).await,
             ImageCommand::Save(args) => args.run(context).await,
@@ -76,6 +94,8 @@ struct InspectArgs {
     /// Format output: json, or a Go template
     #[arg(short, long)]
     format: Option<String>,
+    #[command(flatten)]
+    platform: PlatformOption,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -83,6 +103,7 @@ struct InspectArgs {
 
 impl InspectArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
+        self.platform.check()?;
         let mut failures = Failures::default();
         let mut images = Vec::new();
         for name in &self.images {
@@ -109,6 +130,8 @@ pub(crate) struct RmArgs {
     /// Do not delete untagged parents
     #[arg(long)]
     no_prune: bool,
+    #[command(flatten)]
+    platform: PlatformOption,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -117,6 +140,7 @@ pub(crate) struct RmArgs {
 impl RmArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        self.platform.check()?;
         let mut failures = Failures::default();
         for name in &self.images {
             let request = context
@@ -189,6 +213,8 @@ pub(crate) struct HistoryArgs {
     /// Only show image IDs
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    platform: PlatformOption,
     /// Image
     image: String,
 }
@@ -209,6 +235,7 @@ const HISTORY: Listing = Listing {
 impl HistoryArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        self.platform.check()?;
         let history = context.client.fetch(format!("/images/{}/history", path(&self.image))).await?;
         let entry = |entry: &Value| {
             let by = entry.text("CreatedBy").replace('\t', " ");

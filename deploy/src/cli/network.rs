@@ -15,6 +15,7 @@ use super::listing::{Listing, row, with_labels};
 use super::look::{Look as _, set, set_list, set_some};
 use super::output;
 use super::parse::pair;
+use super::refused;
 
 const LISTING: Listing = Listing {
     headers: &[
@@ -246,6 +247,12 @@ struct ConnectArgs {
     /// driver options for the network
     #[arg(long, value_name = "KEY=VALUE")]
     driver_opt: Vec<String>,
+    /// Highest gw-priority provides the default gateway. Accepts positive and negative values
+    #[arg(long, value_name = "N")]
+    gw_priority: Option<i64>,
+    /// Add a link-local address for the container
+    #[arg(long, hide = true)]
+    link_local_ip: Vec<String>,
     /// IPv4 address (e.g., 172.30.100.104)
     #[arg(long, value_name = "IP")]
     ip: Option<String>,
@@ -263,7 +270,10 @@ struct ConnectArgs {
 
 impl ConnectArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let why = "link-local addresses are not offered";
+        refused::check(&[("--link-local-ip", !self.link_local_ip.is_empty(), why)])?;
         let mut endpoint = json!({});
+        set_some(&mut endpoint, "GwPriority", self.gw_priority);
         set_list(&mut endpoint, "Aliases", self.alias);
         set_list(&mut endpoint, "Links", self.link);
         set_some(&mut endpoint, "IPAMConfig.IPv4Address", self.ip);

@@ -2,6 +2,8 @@
 
 mod df;
 mod info;
+mod prune;
+mod verbose;
 
 use std::io::Write as _;
 
@@ -33,6 +35,7 @@ enum SystemCommand {
     Df(df::DfArgs),
     Events(EventsArgs),
     Info(InfoArgs),
+    Prune(prune::PruneArgs),
 }
 
 impl SystemArgs {
@@ -42,6 +45,7 @@ impl SystemArgs {
             SystemCommand::Df(args) => args.run(context).await,
             SystemCommand::Events(args) => args.run(context).await,
             SystemCommand::Info(args) => args.run(context).await,
+            SystemCommand::Prune(args) => args.run(context).await,
         }
     }
 }

@@ -4,13 +4,14 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{Filters, escape};
-use super::container::lifecycle::{self, PruneArgs};
+use super::container::lifecycle::{self, PruneAllArgs};
 use super::context::Context;
 use super::exit::Failures;
 use super::listing::{Listing, row, with_labels};
 use super::look::Look as _;
 use super::output;
 use super::parse::pair;
+use super::refused::{self, ClusterVolumeFlags, RefusedArgs};
 
 const LISTING: Listing = Listing {
     headers: &[
@@ -38,14 +39,17 @@ pub(crate) struct VolumeArgs {
 
 #[derive(Debug, Subcommand)]
 enum VolumeCommand {
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     Inspect(InspectArgs),
     #[command(alias = "list")]
     Ls(ListArgs),
     /// Remove unused local volumes
-    Prune(PruneArgs),
+    Prune(PruneAllArgs),
     #[command(alias = "remove")]
     Rm(RmArgs),
+    /// Update a cluster volume (not offered)
+    #[command(hide = true)]
+    Update(RefusedArgs),
 }
 
 /// Create a volume
@@ -62,6 +66,8 @@ struct CreateArgs {
     /// Set driver specific options
     #[arg(short, long = "opt", value_name = "KEY=VALUE")]
     opt: Vec<String>,
+    #[command(flatten)]
+    cluster: ClusterVolumeFlags,
     /// Volume name
     #[arg(long, hide = true)]
     name: Option<String>,
@@ -87,6 +93,9 @@ struct InspectArgs {
 #[command(after_help = "Example:
   shoal volume ls --filter dangling=true")]
 struct ListArgs {
+    /// Display only cluster volumes
+    #[arg(long, hide = true)]
+    cluster: bool,
     /// Filter output, as in dangling=true
     #[arg(short, long, value_name = "NAME=VALUE")]
     filter: Vec<String>,
@@ -115,7 +124,9 @@ impl VolumeArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self.command {
+            VolumeCommand::Update(args) => args.run(refused::CLUSTER_VOLUME),
             VolumeCommand::Create(args) => {
+                args.cluster.check()?;
                 let name = args.volume.or(args.name).unwrap_or_default();
                 let body = json!({"Name": name, "Driver": args.driver, "DriverOpts": pair::map(&args.opt), "Labels": pair::map(&args.label)});
                 let volume = context.client.post("/volumes/create").body(body).json().await?;
@@ -132,8 +143,13 @@ impl VolumeArgs {
             }
             VolumeCommand::Ls(args) => args.run(context).await,
             VolumeCommand::Prune(args) => {
-                let warning = "This will remove anonymous local volumes not used by at least one container.";
-                args.run(context, "volumes", warning, "VolumesDeleted").await
+                let (warning, more) = match args.all {
+                    true => {
+                        ("This will remove all local volumes not used by at least one container.", Some(("all", "1")))
+                    }
+                    false => ("This will remove anonymous local volumes not used by at least one container.", None),
+                };
+                args.rest.run_with(context, "volumes", warning, "VolumesDeleted", more).await
             }
             VolumeCommand::Rm(args) => {
                 let force = args.force;
@@ -148,6 +164,7 @@ impl VolumeArgs {
 
 impl ListArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
+        refused::check(&[("--cluster", self.cluster, refused::CLUSTER_VOLUME)])?;
         let answer = context.client.get("/volumes").filters(&Filters::parse(&self.filter)?).json().await?;
         let mut volumes: Vec<&Value> = answer.items("Volumes").iter().collect();
         volumes.sort_by_key(|volume| volume.text("Name"));

@@ -44,8 +44,8 @@ pub(crate) struct StopArgs {
     #[arg(short, long)]
     signal: Option<String>,
     /// Seconds to wait before killing the container
-    #[arg(short, long, alias = "timeout", value_name = "SECONDS", allow_negative_numbers = true)]
-    time: Option<i64>,
+    #[arg(short, long, alias = "time", value_name = "SECONDS", allow_negative_numbers = true)]
+    timeout: Option<i64>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -54,7 +54,7 @@ pub(crate) struct StopArgs {
 impl StopArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context, action: &str) -> anyhow::Result<()> {
-        let (signal, time) = (self.signal.as_deref(), self.time);
+        let (signal, time) = (self.signal.as_deref(), self.timeout);
         each(&self.containers, |name| async move {
             context.client.post(path(&name, action)).query_some("t", time).query_some("signal", signal).done().await
         })
@@ -196,6 +196,12 @@ pub(crate) struct UpdateArgs {
     /// Limit CPU CFS (Completely Fair Scheduler) quota
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_quota: Option<i64>,
+    /// Limit the CPU real-time period in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_period: Option<i64>,
+    /// Limit the CPU real-time runtime in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_runtime: Option<i64>,
     /// CPUs in which to allow execution (0-3, 0,1)
     #[arg(long, value_name = "CPUS")]
     cpuset_cpus: Option<String>,
@@ -241,6 +247,8 @@ impl UpdateArgs {
         set_some(&mut body, "CpuShares", self.cpu_shares);
         set_some(&mut body, "CpuPeriod", self.cpu_period);
         set_some(&mut body, "CpuQuota", self.cpu_quota);
+        set_some(&mut body, "CpuRealtimePeriod", self.cpu_rt_period);
+        set_some(&mut body, "CpuRealtimeRuntime", self.cpu_rt_runtime);
         set_some(&mut body, "CpusetCpus", self.cpuset_cpus.clone());
         set_some(&mut body, "CpusetMems", self.cpuset_mems.clone());
         set_some(&mut body, "BlkioWeight", self.blkio_weight);
@@ -268,27 +276,74 @@ pub(crate) struct PruneArgs {
 impl PruneArgs {
     /// Prunes a kind of objects.
     pub(crate) async fn run(self, context: &Context, kind: &str, warning: &str, deleted: &str) -> anyhow::Result<()> {
+        self.run_with(context, kind, warning, deleted, None).await
+    }
+
+    /// The same, with one filter more.
+    pub(crate) async fn run_with(
+        self,
+        context: &Context,
+        kind: &str,
+        warning: &str,
+        deleted: &str,
+        more: Option<(&str, &str)>,
+    ) -> anyhow::Result<()> {
+        let mut filters = Filters::parse(&self.filter)?;
+        if let Some((name, value)) = more {
+            filters.add(name, value);
+        }
         if !self.force && !super::super::confirm(warning)? {
             return Ok(());
         }
-        let answer =
-            context.client.post(format!("/{kind}/prune")).filters(&Filters::parse(&self.filter)?).json().await?;
-        let names: Vec<String> = answer
-            .items(deleted)
-            .iter()
-            .map(|item| {
-                item.as_str()
-                    .map_or_else(|| format!("{}{}", item.text("Untagged"), item.text("Deleted")), str::to_owned)
-            })
-            .collect();
-        if !names.is_empty() {
-            output::line(format!("Deleted {}:\n{}\n", capital(kind), names.join("\n")))?;
+        let pruned = prune_kind(context, kind, deleted, &filters).await?;
+        output::text(pruned.text)?;
+        match pruned.reclaimed {
+            Some(bytes) => output::line(format!("Total reclaimed space: {}", human::decimal_size(bytes))),
+            None => Ok(()),
         }
-        if answer.get("SpaceReclaimed").is_some() {
-            output::line(format!("Total reclaimed space: {}", human::decimal_size(answer.number("SpaceReclaimed"))))?;
-        }
-        Ok(())
     }
+}
+
+/// Remove what is not used, of all or of some
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  shoal image prune -af --filter until=24h")]
+pub(crate) struct PruneAllArgs {
+    /// Remove all that is unused, not just what has no name
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) rest: PruneArgs,
+}
+
+/// What a prune did.
+pub(crate) struct Pruned {
+    /// What is gone, as docker prints it; empty when nothing is.
+    pub(crate) text: String,
+    /// Bytes; `None` for what takes no space.
+    pub(crate) reclaimed: Option<i64>,
+}
+
+/// Prunes a kind of objects. `deleted` is the member of the answer that names them.
+pub(crate) async fn prune_kind(
+    context: &Context,
+    kind: &str,
+    deleted: &str,
+    filters: &Filters,
+) -> anyhow::Result<Pruned> {
+    let answer = context.client.post(format!("/{kind}/prune")).filters(filters).json().await?;
+    let image = |item: &Value| match item.text("Untagged") {
+        "" => format!("deleted: {}", item.text("Deleted")),
+        name => format!("untagged: {name}"),
+    };
+    let names: Vec<String> =
+        answer.items(deleted).iter().map(|item| item.as_str().map_or_else(|| image(item), str::to_owned)).collect();
+    let text = match names.is_empty() {
+        true => String::new(),
+        false => format!("Deleted {}:\n{}\n\n", capital(kind), names.join("\n")),
+    };
+    let reclaimed = answer.get("SpaceReclaimed").is_some().then(|| answer.number("SpaceReclaimed"));
+    Ok(Pruned { text, reclaimed })
 }
 
 fn capital(kind: &str) -> String {

@@ -87,7 +87,8 @@ impl ListArgs {
     }
 }
 
-fn container_row(container: &Value, no_trunc: bool, now: Timestamp) -> Row {
+/// The line of a container.
+pub(crate) fn container_row(container: &Value, no_trunc: bool, now: Timestamp) -> Row {
     let id = container.text("Id");
     let image = match container.text("Image") {
         "" => "<no image>",

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::parse::{limit, mount, pair, size};
+use crate::cli::refused::RunFlags;
 use crate::cli::service::flags::HealthFlags;
 
 /// What a new container is made from.
@@ -56,6 +57,8 @@ pub(crate) struct ContainerOptions {
     /// Optional volume driver for the container
     #[arg(long, value_name = "DRIVER")]
     pub(crate) volume_driver: Option<String>,
+    #[command(flatten)]
+    pub(crate) refused: RunFlags,
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
     #[command(flatten)]
@@ -109,12 +112,6 @@ pub(crate) struct ContainerOptions {
     /// Set platform if server is multi-platform capable
     #[arg(long)]
     pub(crate) platform: Option<String>,
-    /// Pull image before running ("always", "missing", "never"); Shoal does not pull yet
-    #[arg(long, hide = true)]
-    pub(crate) pull: Option<String>,
-    /// Suppress the pull output
-    #[arg(short, long, hide = true)]
-    pub(crate) quiet: bool,
 }
 
 /// Names and networks.

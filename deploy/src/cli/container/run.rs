@@ -11,7 +11,7 @@ use crate::cli::client::{ApiError, escape, status_of};
 use crate::cli::context::Context;
 use crate::cli::exit::{fail, silent};
 use crate::cli::look::{Look as _, set};
-use crate::cli::{output, service, terminal};
+use crate::cli::{output, refused, service, terminal};
 
 /// Create and run a new container from an image
 #[derive(Debug, Args)]
@@ -97,6 +97,7 @@ async fn create(
             file.display()
         );
     }
+    options.refused.check()?;
     let mut body = options.body(image, command, attached)?;
     if let Some((rows, columns)) = terminal::size().filter(|_| options.tty) {
         set(&mut body, "HostConfig.ConsoleSize", vec![rows, columns]);
@@ -307,6 +308,12 @@ pub(crate) struct StartArgs {
     /// Override the key sequence for detaching a container
     #[arg(long, value_name = "KEYS")]
     detach_keys: Option<String>,
+    /// Restore from this checkpoint
+    #[arg(long, hide = true)]
+    checkpoint: Option<String>,
+    /// Use a custom checkpoint storage directory
+    #[arg(long, hide = true)]
+    checkpoint_dir: Option<String>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -315,6 +322,9 @@ pub(crate) struct StartArgs {
 impl StartArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let why = "checkpoints are not offered";
+        let (named, placed) = (self.checkpoint.is_some(), self.checkpoint_dir.is_some());
+        refused::check(&[("--checkpoint", named, why), ("--checkpoint-dir", placed, why)])?;
         if self.attach || self.interactive {
             let [name] = self.containers.as_slice() else {
                 return Err(fail(1, "you cannot start and attach multiple containers at once"));

@@ -9,6 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::human;
 use crate::cli::listing::{Listing, Row, row};
 use crate::cli::look::Look as _;
+use crate::cli::refused;
 
 const HEADERS: &[(&str, &str)] = &[
     ("Repository", "REPOSITORY"),
@@ -56,6 +57,9 @@ pub(crate) struct ListArgs {
     /// Only show image IDs
     #[arg(short, long)]
     quiet: bool,
+    /// List multi-platform images as a tree
+    #[arg(long, hide = true)]
+    tree: bool,
     /// Only images of this name
     #[arg(value_name = "REPOSITORY[:TAG]")]
     reference: Option<String>,
@@ -64,6 +68,7 @@ pub(crate) struct ListArgs {
 impl ListArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        refused::check(&[("--tree", self.tree, refused::ONE_PLATFORM)])?;
         let mut filters = Filters::parse(&self.filter)?;
         if let Some(reference) = &self.reference {
             filters.add("reference", reference);
@@ -78,7 +83,8 @@ impl ListArgs {
 }
 
 /// A row for each of the image's names; one row with `<none>` when it has none.
-fn image_rows(image: &Value, no_trunc: bool, once: bool, now: Timestamp) -> Vec<Row> {
+/// The lines of an image: one for each of its names.
+pub(crate) fn image_rows(image: &Value, no_trunc: bool, once: bool, now: Timestamp) -> Vec<Row> {
     let id = image.text("Id");
     let one = |repository: &str, tag: &str, digest: &str| {
         row([

@@ -10,13 +10,15 @@ use futures::Stream;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::cli::client::Request;
 use crate::cli::client::stream::{Source, each_document};
 use crate::cli::context::Context;
 use crate::cli::exit::fail;
 use crate::cli::look::Look as _;
+use crate::cli::refused::PlatformOption;
 use crate::cli::{output, terminal};
 
-type Chunks = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+pub(crate) type Chunks = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
 /// A file's content, or standard input's for `-`.
 async fn content(file: Option<&Path>) -> anyhow::Result<Chunks> {
@@ -25,13 +27,16 @@ async fn content(file: Option<&Path>) -> anyhow::Result<Chunks> {
             let open = tokio::fs::File::open(file).await.with_context(|| format!("open {}", file.display()))?;
             Ok(Box::pin(tokio_util::io::ReaderStream::with_capacity(open, 256 * 1024)))
         }
-        None => {
-            let chunks = terminal::stdin_chunks();
-            Ok(Box::pin(futures::stream::unfold(chunks, |mut chunks| async {
-                chunks.recv().await.map(|chunk| (Ok(chunk), chunks))
-            })))
-        }
+        None => Ok(stdin_stream()),
     }
+}
+
+/// Standard input as the body of a request.
+pub(crate) fn stdin_stream() -> Chunks {
+    let chunks = terminal::stdin_chunks();
+    Box::pin(futures::stream::unfold(chunks, |mut chunks| async {
+        chunks.recv().await.map(|chunk| (Ok(chunk), chunks))
+    }))
 }
 
 /// Prints what the daemon says on its way; an error in the stream is the command's failure.
@@ -66,6 +71,8 @@ pub(crate) struct LoadArgs {
     /// Read from tar archive file, instead of STDIN
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
+    #[command(flatten)]
+    platform: PlatformOption,
     /// Suppress the load output
     #[arg(short, long)]
     quiet: bool,
@@ -74,6 +81,7 @@ pub(crate) struct LoadArgs {
 impl LoadArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        self.platform.check()?;
         if self.input.is_none() && terminal::stdin_is_terminal() {
             return Err(fail(1, "requested load from stdin, but stdin is empty"));
         }
@@ -133,6 +141,8 @@ pub(crate) struct SaveArgs {
     /// Write to a file, instead of STDOUT
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    platform: PlatformOption,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -141,34 +151,35 @@ pub(crate) struct SaveArgs {
 impl SaveArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        if self.output.is_none() && terminal::stdout_is_terminal() {
-            return Err(fail(1, "cowardly refusing to save to a terminal. Use the -o flag or redirect"));
-        }
+        self.platform.check()?;
         let mut request = context.client.get("/images/get");
         for image in &self.images {
             request = request.query("names", image);
         }
-        let mut source = Source::Body(request.send().await?.into_body());
-        match &self.output {
-            None => {
-                while let Some(chunk) = source.chunk().await? {
-                    use std::io::Write as _;
-                    std::io::stdout().lock().write_all(&chunk)?;
-                }
-                Ok(())
-            }
-            Some(path) => {
-                // Written beside its place and renamed, so that a save that fails leaves no half of a tar.
-                let partial = path.with_extension(format!("partial-{}", std::process::id()));
-                let result = write(&mut source, &partial).await;
-                match result {
-                    Ok(()) => std::fs::rename(&partial, path).with_context(|| format!("write {}", path.display())),
-                    Err(error) => {
-                        let _ = std::fs::remove_file(&partial);
-                        Err(error)
-                    }
-                }
-            }
+        save_to(request, self.output.as_deref(), "save").await
+    }
+}
+
+/// Writes the answer to a request, an archive, to a file or to standard output.
+pub(crate) async fn save_to(request: Request<'_>, path: Option<&Path>, verb: &str) -> anyhow::Result<()> {
+    if path.is_none() && terminal::stdout_is_terminal() {
+        return Err(fail(1, format!("cowardly refusing to {verb} to a terminal. Use the -o flag or redirect")));
+    }
+    let mut source = Source::Body(request.send().await?.into_body());
+    let Some(path) = path else {
+        while let Some(chunk) = source.chunk().await? {
+            use std::io::Write as _;
+            std::io::stdout().lock().write_all(&chunk)?;
+        }
+        return Ok(());
+    };
+    // Written beside its place and renamed, so that a failure leaves no half of a tar.
+    let partial = path.with_extension(format!("partial-{}", std::process::id()));
+    match write(&mut source, &partial).await {
+        Ok(()) => std::fs::rename(&partial, path).with_context(|| format!("write {}", path.display())),
+        Err(error) => {
+            let _ = std::fs::remove_file(&partial);
+            Err(error)
         }
     }
 }

@@ -3,11 +3,14 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::verbose;
+
 use crate::cli::client::status_of;
 use crate::cli::context::Context;
 use crate::cli::human::decimal_size;
 use crate::cli::listing::{Listing, Row, row};
 use crate::cli::look::Look as _;
+use crate::cli::output;
 
 const LISTING: Listing = Listing {
     headers: &[
@@ -29,6 +32,9 @@ pub(super) struct DfArgs {
     /// Format output: table, json, or a Go template
     #[arg(long)]
     format: Option<String>,
+    /// Show detailed information on space usage
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 impl DfArgs {
@@ -38,6 +44,9 @@ impl DfArgs {
             Err(error) if matches!(status_of(&error), Some(404 | 501)) => from_lists(context).await?,
             result => result?,
         };
+        if self.verbose && self.format.is_none() {
+            return output::text(verbose::text(&usage, context.now()).map_err(anyhow::Error::msg)?);
+        }
         LISTING.print(self.format.as_deref(), false, rows(&usage))
     }
 }
