@@ -2,6 +2,7 @@
 //!
 //! [`Engine`] is the door. Behind it each part has its own module; what they speak with the API is in [`model`].
 
+pub mod cdi;
 pub mod cgroup;
 pub mod cluster;
 pub mod container;

@@ -13,6 +13,7 @@ use super::instance::Container;
 use super::lifecycle::Phase;
 use super::record::{MountKind, MountRecord, Record};
 use super::{files, log_source, signal, spec_input};
+use crate::cdi;
 use crate::cgroup::Cgroup;
 use crate::engine::Inner;
 use crate::model::{ExecCreate, HostConfig};
@@ -82,6 +83,8 @@ pub(crate) struct Disk {
     pub(crate) user: ContainerUser,
     /// Where its log goes.
     pub(crate) log: LogSink,
+    /// What devices of vendors need.
+    pub(crate) devices: cdi::Edits,
     /// The root file system.
     pub(crate) rootfs: Option<RootfsMount>,
 }
@@ -95,6 +98,7 @@ pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
     let mut disk = Disk {
         user: user_of(inner, container, &record)?,
         log: log_source::sink(&record, &container.folder, &inner.options.hostname)?,
+        devices: vendor_devices(&record)?,
         rootfs: Some(rootfs),
         ..Disk::default()
     };
@@ -119,6 +123,11 @@ pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
         disk.files.push((source, file.target.clone()));
     }
     Ok(disk)
+}
+
+fn vendor_devices(record: &Record) -> Result<cdi::Edits, Failure> {
+    let names = cdi::names(record.host_config.device_requests.as_deref().unwrap_or_default())?;
+    if names.is_empty() { Ok(cdi::Edits::default()) } else { cdi::Registry::read().edits(&names) }
 }
 
 fn volume_source(inner: &Arc<Inner>, id: &str, mount: &MountRecord) -> Result<PathBuf, Failure> {
@@ -241,7 +250,8 @@ pub(crate) async fn spawn(
     let missing = || Failure::new(ErrorKind::Internal, "the container has no root file system");
     let rootfs = disk.rootfs.clone().ok_or_else(missing)?;
     let input = spec_input::describe(inner, record, &disk, namespace, rootfs.target.clone(), disk.user.clone())?;
-    let built = spec::build(&input).map_err(|error| Failure::invalid(chain(&error)))?;
+    let mut built = spec::build(&input).map_err(|error| Failure::invalid(chain(&error)))?;
+    disk.devices.apply(&mut built.spec)?;
     let runtime = runtime_of(inner, &record.host_config.runtime)?;
     let config = ShimConfig {
         id: record.id.clone(),

@@ -8,6 +8,7 @@ pub mod logging;
 mod platform;
 
 use super::signal;
+use crate::cdi;
 use crate::model::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy, UpdateRequest};
 use crate::options::{EngineOptions, INNER_RUNTIMES};
 use crate::runtime::capabilities;
@@ -140,13 +141,7 @@ pub fn host_config(
             "--storage-opt is supported only for overlay over xfs with 'pquota' mount option: not offered here",
         );
     }
-    if let Some(request) = host.device_requests.iter().flatten().next() {
-        return invalid(format!(
-            "could not select device driver \"{}\" with capabilities: {:?}",
-            request.driver,
-            request.capabilities.clone().unwrap_or_default()
-        ));
-    }
+    cdi::names(host.device_requests.as_deref().unwrap_or_default())?;
     let published = host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
     if published && host.network_mode == "host" {
         warnings.push("Published ports are discarded when using host network mode".to_owned());

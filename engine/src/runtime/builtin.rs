@@ -11,6 +11,7 @@
 mod cgroups;
 mod child;
 mod dev;
+mod hooks;
 mod options;
 mod rootfs;
 

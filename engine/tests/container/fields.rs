@@ -217,6 +217,11 @@ fn privilege_cases() -> Vec<Case> {
         ),
         host("DeviceCgroupRules", json!(["x"]), Refused("invalid device cgroup rule format")),
         host("DeviceRequests", json!([{"Driver": "nosuch"}]), Refused("could not select device driver \"nosuch\"")),
+        host(
+            "DeviceRequests",
+            json!([{"Driver": "cdi", "DeviceIDs": ["a.b/c=d"]}]),
+            Refused("unresolvable CDI devices"),
+        ),
         host("Init", json!(true), Prints("cat /proc/1/comm", "docker-init")),
     ]
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use shoal_engine::container::{ListOptions, OutputKind, RemoveOptions, StopOptions, WaitCondition};
 use shoal_engine::model::network::NetworkCreate;
 use shoal_engine::model::{
-    ContainerConfig, EndpointSettings, Filters, HostConfig, InternalFile, InternalOptions, NetworkingConfig,
-    RestartPolicy, UpdateRequest,
+    ContainerConfig, DeviceRequest, EndpointSettings, Filters, HostConfig, InternalFile, InternalOptions,
+    NetworkingConfig, RestartPolicy, UpdateRequest,
 };
 use shoal_proto::error::ErrorKind;
 
@@ -429,6 +429,46 @@ pub(crate) async fn prune_takes_the_stopped(host: Host) -> Host {
     let report = host.engine.containers().prune(Filters::default()).await.unwrap();
     assert_eq!(report.containers_deleted, Some(vec![labelled]));
     assert_eq!(host.status(&running).await, "running");
+    host
+}
+
+pub(crate) async fn devices_of_vendors_are_given(host: Host) -> Host {
+    // The harness has mounts of its own: what is mounted here nobody else sees.
+    let made = std::fs::create_dir("/etc/cdi").is_ok();
+    rustix::mount::mount("tmpfs", "/etc/cdi", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    let seen = host.folder.path().join("seen");
+    let document = format!(
+        "cdiVersion: 0.6.0\nkind: example.com/toy\ndevices:\n- name: one\n  containerEdits:\n    env: [TOY=1]\n    \
+         deviceNodes: [{{path: /dev/toy, hostPath: /dev/null}}]\n    mounts: [{{hostPath: {}, containerPath: /toy, options: [ro]}}]\n    \
+         hooks: [{{hookName: createContainer, path: /bin/sh, args: [sh, -c, 'cat >{}']}}]\n- name: bad\n  containerEdits:\n    \
+         hooks: [{{hookName: createContainer, path: /bin/sh, args: [sh, -c, 'echo no luck; exit 3']}}]\n",
+        host.folder.path().display(),
+        seen.display(),
+    );
+    std::fs::write("/etc/cdi/toy.yaml", document).unwrap();
+    let toy = |name: &str| {
+        let ids = Some(vec![format!("example.com/toy={name}")]);
+        let request = DeviceRequest { driver: "cdi".to_owned(), device_ids: ids, ..DeviceRequest::default() };
+        host_config(|host| host.device_requests = Some(vec![request]))
+    };
+    let script = "echo $TOY; echo x >/dev/toy && echo written; mount | grep ' /toy '; touch /toy/x 2>&1";
+    let (_, output) = host.run(&["sh", "-c", script], toy("one")).await;
+    assert!(
+        output.starts_with("1\nwritten\n") && output.contains(" /toy ") && output.contains("Read-only"),
+        "{output}"
+    );
+    let state = std::fs::read_to_string(&seen).unwrap();
+    assert!(state.contains("\"status\":\"creating\"") && state.contains("\"bundle\":"), "{state}");
+    let containers = host.engine.containers();
+    for (name, text) in [("bad", "no luck"), ("two", "unresolvable CDI devices example.com/toy=two")] {
+        let id = host.create("", &["true"], toy(name)).await;
+        let failure = containers.start(&id).await.unwrap_err();
+        assert!(failure.message.contains(text), "{failure}");
+    }
+    rustix::mount::unmount("/etc/cdi", rustix::mount::UnmountFlags::DETACH).unwrap();
+    if made {
+        std::fs::remove_dir("/etc/cdi").unwrap();
+    }
     host
 }
 

@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::{namespace, process, pty};
 
 use super::rootfs::{self, Root, attach, clone_handle};
-use super::{Namespaces, cannot};
+use super::{Namespaces, cannot, hooks};
 use crate::cgroup::{self, Cgroup};
 use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
 use crate::runtime::confine::{apply_to_self, take_pipes};
@@ -33,8 +33,8 @@ pub(super) struct Pipes {
 /// Builds the container around this process, waits for the start, and becomes the program.
 pub(super) fn run(dir: &Path, config: &ShimConfig, namespaces: &Namespaces, streams: ChildStreams, pipes: Pipes) -> ! {
     let Pipes { outcome_end, report_end, go_end } = pipes;
-    let launch = match build(dir, config, namespaces, streams, report_end) {
-        Ok(launch) => launch,
+    let (launch, hooks) = match build(dir, config, namespaces, streams, report_end) {
+        Ok(built) => built,
         Err(failure) => {
             let code = failure.exit_code();
             // When nobody hears it, the shim is gone, and with it the interest.
@@ -49,16 +49,22 @@ pub(super) fn run(dir: &Path, config: &ShimConfig, namespaces: &Namespaces, stre
     if std::fs::File::from(go_end).read_exact(&mut [0]).is_err() {
         process::exit_now(1);
     }
+    let state = hooks::State { config, bundle: dir, status: "created" };
+    if let Err(failure) = hooks::run("startContainer", hooks.as_deref(), &state) {
+        launch.report(&failure);
+        process::exit_now(failure.exit_code());
+    }
     launch.run()
 }
 
+/// The last steps, and the hooks that come before them.
 fn build(
     dir: &Path,
     config: &ShimConfig,
     namespaces: &Namespaces,
     streams: ChildStreams,
     report: OwnedFd,
-) -> Result<Launch, RuntimeFailure> {
+) -> Result<(Launch, Option<Vec<Hook>>), RuntimeFailure> {
     let spec = read_spec(dir)?;
     let (Some(oci), Some(linux)) = (spec.process(), spec.linux()) else {
         return Err(RuntimeFailure::other("the specification has no process, or is not for Linux"));
@@ -82,6 +88,11 @@ fn build(
     enter_namespaces(namespaces, &spec)?;
     let root = Root::mount(config, &spec, linux)?;
     root.furnish(config, &spec, linux)?;
+    let last_hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().clone());
+    if let Some(hooks) = spec.hooks() {
+        let state = hooks::State { config, bundle: dir, status: "creating" };
+        hooks::run("createContainer", hooks.create_container().as_deref(), &state)?;
+    }
     root.enter(linux).map_err(|error| cannot("enter the root file system", &error))?;
     drop(root);
     let inside = Directory::open(Path::new("/")).map_err(|error| cannot("open the root", &error))?;
@@ -96,7 +107,7 @@ fn build(
     }
     become_user(&inside, oci)?;
     launch.find()?;
-    Ok(launch)
+    Ok((launch, last_hooks))
 }
 
 fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
@@ -108,7 +119,7 @@ fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
 pub(super) fn refuse_unsupported(spec: &Spec, oci: &Process, linux: &Linux) -> Result<(), RuntimeFailure> {
     let label = |label: &Option<String>| label.as_deref().is_some_and(|label| !label.is_empty());
     let asked = [
-        ("hooks", spec.hooks().is_some()),
+        ("hooks in the namespaces of the host", spec.hooks().as_ref().is_some_and(hooks::has_others)),
         ("an SELinux label", label(oci.selinux_label()) || label(linux.mount_label())),
         ("a scheduler", oci.scheduler().is_some()),
         ("an I/O priority", oci.io_priority().is_some()),
