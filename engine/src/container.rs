@@ -36,6 +36,7 @@ mod inspect;
 pub(crate) mod instance;
 pub(crate) mod launch;
 pub mod lifecycle;
+mod links;
 pub mod list;
 pub mod log_reader;
 pub(crate) mod log_source;

@@ -9,7 +9,7 @@ use shoal_proto::error::{ErrorKind, Failure, chain};
 use super::instance::Container;
 use super::lifecycle::State;
 use super::record::{MountKind, MountRecord, Record};
-use super::{defaults, files, merge, mounts, names, network, validate};
+use super::{defaults, files, links, merge, mounts, names, network, validate};
 use crate::engine::{Inner, volumes};
 use crate::image::ImageRecord;
 use crate::model::{CreateRequest, CreateResponse, VolumeCreate};
@@ -80,6 +80,7 @@ fn plan(
     defaults::fill_in(&options.containers, &mut host_config);
     let warnings = validate::host_config(&options, &config, &host_config)?;
     let mut config = merge::merge(config, &image.config)?;
+    links::check(inner, &host_config)?;
     validate::fill_in(&options, &mut host_config);
     let inherited = inherited(inner, host_config.volumes_from.as_deref().unwrap_or_default())?;
     let mounts = mounts::plan(&config, &host_config, inherited)?;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use shoal_proto::error::{ErrorKind, Failure};
+use shoal_proto::error::Failure;
 
 use crate::model::{EndpointIpamConfig, EndpointSettings};
 use crate::network::{EndpointOptions, parse_mac};
@@ -40,11 +40,11 @@ pub(super) fn check(network: &str, settings: &EndpointSettings) -> Result<(), Fa
             "invalid config for network {network}: network-scoped aliases are only supported for user-defined networks"
         )));
     }
-    if settings.links.as_ref().is_some_and(|links| !links.is_empty()) {
-        return Err(Failure::new(
-            ErrorKind::NotImplemented,
-            "links are not offered: the names of containers and their aliases resolve on every network but the default one",
-        ));
+    super::links::check_endpoint(settings.links.as_ref())?;
+    if predefined && settings.links.as_ref().is_some_and(|links| !links.is_empty()) {
+        return Err(Failure::invalid(format!(
+            "invalid config for network {network}: links of an endpoint need a user-defined network, the container's own do not"
+        )));
     }
     let wants_link = !settings.mac_address.is_empty()
         || settings.driver_opts.as_ref().is_some_and(|options| !options.is_empty())

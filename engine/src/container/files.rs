@@ -62,7 +62,8 @@ pub(crate) fn fill(inner: &Inner, container: &Container) -> Result<(), Failure> 
 }
 
 fn hosts(inner: &Inner, record: &Record, mode: &Mode) -> String {
-    let extra = record.host_config.extra_hosts.clone().unwrap_or_default();
+    let mut extra = record.host_config.extra_hosts.clone().unwrap_or_default();
+    extra.extend(super::links::hosts(inner, record));
     if *mode != Mode::Host {
         return inner.networks.hosts_file(&record.id, &record.config.hostname, &record.config.domainname, &extra);
     }

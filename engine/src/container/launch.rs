@@ -312,7 +312,9 @@ pub(crate) async fn spawn_exec(
     let record = container.record().clone();
     let folder = inner.shim_folder(&record.id);
     let (reader, wanted) = (folder.clone(), config.clone());
-    let process = tokio::task::spawn_blocking(move || exec_process(&reader, &record, &wanted)).await;
+    // One that was linked may have ended since.
+    let of_links = super::links::environment(inner, &record).unwrap_or_default();
+    let process = tokio::task::spawn_blocking(move || exec_process(&reader, &record, &wanted, of_links)).await;
     let process = process.map_err(|error| refuse(error.to_string()))?.map_err(refuse)?;
     let config = ExecConfig {
         id: id.to_owned(),
@@ -326,7 +328,12 @@ pub(crate) async fn spawn_exec(
 }
 
 /// The process of an exec. Blocks.
-fn exec_process(folder: &Path, record: &Record, config: &ExecCreate) -> Result<oci_spec::runtime::Process, String> {
+fn exec_process(
+    folder: &Path,
+    record: &Record,
+    config: &ExecCreate,
+    of_links: Vec<String>,
+) -> Result<oci_spec::runtime::Process, String> {
     let bytes = std::fs::read(folder.join(SPEC_FILE)).map_err(|error| chain(&error))?;
     let container: oci_spec::runtime::Spec = serde_json::from_slice(&bytes).map_err(|error| chain(&error))?;
     let name = if config.user.is_empty() { &record.config.user } else { &config.user };
@@ -336,7 +343,7 @@ fn exec_process(folder: &Path, record: &Record, config: &ExecCreate) -> Result<o
     let user = user::resolve_at(&root, name, &groups).map_err(|error| chain(&error))?;
     let mut seen = record.clone();
     seen.config.tty = config.tty;
-    let mut environment = spec_input::environment(&seen);
+    let mut environment = spec_input::environment(&seen, of_links);
     spec_input::overlay(&mut environment, config.env.as_deref().unwrap_or_default());
     let directory = if config.working_dir.is_empty() { &record.config.working_dir } else { &config.working_dir };
     let command = config.cmd.as_deref().unwrap_or_default();

@@ -14,7 +14,7 @@ pub(crate) use place::{given_back, hold, joins_cluster, lost, rename_places};
 use super::instance::Container;
 use super::record::Record;
 use super::teardown::Teardowns;
-use super::{endpoint, ports};
+use super::{endpoint, links, ports};
 use crate::engine::Inner;
 use crate::model::{EndpointSettings, NetworkingConfig};
 use crate::network::{EndpointInfo, OverlayAttachment, PortPublish, SandboxOptions};
@@ -108,6 +108,7 @@ pub(crate) fn sandbox_options(inner: &Inner, record: &Record) -> SandboxOptions 
         dns: or(&host.dns, &defaults.dns),
         dns_search: or(&host.dns_search, &defaults.dns_search),
         dns_options: or(&host.dns_options, &defaults.dns_options),
+        links: links::names(record),
     }
 }
 

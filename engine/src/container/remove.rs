@@ -22,7 +22,10 @@ pub(crate) async fn remove(
     options: RemoveOptions,
 ) -> Result<(), Failure> {
     if options.link {
-        return Err(Failure::new(ErrorKind::NotImplemented, "links are not offered"));
+        return Err(Failure::new(
+            ErrorKind::NotImplemented,
+            "a link cannot be removed without its container: make that one anew",
+        ));
     }
     // Its own end must not remove it as well.
     let _kept = container.keep();

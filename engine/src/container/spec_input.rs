@@ -42,7 +42,7 @@ pub(crate) fn describe(
         rootfs,
         read_only_root: host.readonly_rootfs,
         args,
-        env: environment(record),
+        env: environment(record, super::links::environment(inner, record)?),
         cwd: config.working_dir.clone(),
         user,
         terminal: config.tty,
@@ -119,8 +119,8 @@ fn oom_score(asked: i64) -> Option<i32> {
     }
 }
 
-/// The environment: the engine's own, then the configuration's. A name without a value takes a variable away.
-pub(crate) fn environment(record: &Record) -> Vec<String> {
+/// The environment: the engine's own, that of links, then the configuration's. A name without a value takes a variable away.
+pub(crate) fn environment(record: &Record, of_links: Vec<String>) -> Vec<String> {
     let config = &record.config;
     let mut environment = vec![PATH.to_owned()];
     if !config.hostname.is_empty() {
@@ -129,6 +129,7 @@ pub(crate) fn environment(record: &Record) -> Vec<String> {
     if config.tty {
         environment.push("TERM=xterm".to_owned());
     }
+    environment.extend(of_links);
     overlay(&mut environment, config.env.as_deref().unwrap_or_default());
     environment
 }
@@ -370,7 +371,7 @@ mod tests {
         subject.config.hostname = "box".to_owned();
         subject.config.tty = true;
         subject.config.env = Some(["PATH=/mine", "TERM", "A=b"].map(str::to_owned).to_vec());
-        assert_eq!(environment(&subject), ["PATH=/mine", "HOSTNAME=box", "A=b"]);
+        assert_eq!(environment(&subject, vec!["A=linked".to_owned()]), ["PATH=/mine", "HOSTNAME=box", "A=b"]);
     }
 
     #[test]

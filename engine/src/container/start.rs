@@ -10,7 +10,7 @@ use tracing::Instrument;
 use super::instance::Container;
 use super::launch::{self, LaunchError};
 use super::lifecycle::{self, Input, Phase};
-use super::{end, files, network, remove, streams};
+use super::{end, files, links, network, remove, streams};
 use crate::engine::Inner;
 use crate::health;
 use crate::shim::client::Shim;
@@ -114,6 +114,7 @@ async fn started(inner: &Arc<Inner>, container: &Arc<Container>, shim: &Shim, by
     container.store().await;
     end::watch(inner, container, shim.clone());
     health::begin(inner, container);
+    links::tell_dependents(inner, container);
     super::tell(inner, container, "start", &[]);
     container.tell(false);
 }

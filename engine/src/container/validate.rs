@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use shoal_proto::error::{ErrorKind, Failure};
+use shoal_proto::error::Failure;
 
 pub mod logging;
 mod platform;
@@ -126,12 +126,6 @@ pub fn host_config(
         if address.parse::<IpAddr>().is_err() {
             return invalid(format!("invalid IP address in DNS list: {address}"));
         }
-    }
-    if host.links.as_ref().is_some_and(|links| !links.is_empty()) {
-        return Err(Failure::new(
-            ErrorKind::NotImplemented,
-            "links are not offered: put both containers on a network of their own, where their names resolve",
-        ));
     }
     if let Some(option) = host.storage_opt.iter().flatten().map(|(name, _)| name).find(|name| *name != "size") {
         return invalid(format!("Unknown option {option}"));

@@ -251,7 +251,8 @@ impl State {
         if named.is_empty() {
             return None;
         }
-        Some(View { zones: named.into_iter().map(|(id, name)| self.zone(&id, &name)).collect(), forward })
+        let links = record.options.links.clone();
+        Some(View { zones: named.into_iter().map(|(id, name)| self.zone(&id, &name)).collect(), links, forward })
     }
 
     fn leads_out(&self, endpoint: &Endpoint) -> bool {

@@ -90,6 +90,8 @@ pub struct SandboxOptions {
     pub dns_search: Vec<String>,
     /// Resolver options (`--dns-option`).
     pub dns_options: Vec<String>,
+    /// Names that only this container knows, and what each stands for; in lower case.
+    pub links: BTreeMap<String, String>,
 }
 
 /// How a sandbox is put on a local network.

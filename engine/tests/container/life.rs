@@ -432,6 +432,45 @@ pub(crate) async fn prune_takes_the_stopped(host: Host) -> Host {
     host
 }
 
+pub(crate) async fn links_lead_to_other_containers(host: Host) -> Host {
+    let containers = host.engine.containers();
+    let on = |network: &str, links: &[&str]| {
+        host_config(|host| {
+            host.network_mode = network.to_owned();
+            host.links = Some(links.iter().map(|link| (*link).to_owned()).collect());
+        })
+    };
+    let mut wanted = request(&["sleep", "100"], on("bridge", &[]));
+    wanted.config.exposed_ports = Some([("80/tcp".to_owned(), Default::default())].into());
+    containers.create(Some("server".to_owned()), wanted).await.unwrap();
+    let script = "while true; do cat /etc/hosts; env; sleep 0.1; done";
+    let user = host.create("user", &["sh", "-c", script], on("bridge", &["server:store"])).await;
+    let failure = containers.start(&user).await.unwrap_err();
+    assert_eq!(failure.message, "Cannot link to a non running container: /server AS /user/store");
+    containers.start("server").await.unwrap();
+    containers.start(&user).await.unwrap();
+    let address = async || host.inspect("server").await.network_settings.ip_address;
+    let first = address().await;
+    let says = async |text: String| host.until(&text, async || host.output(&user).await.contains(&text)).await;
+    says(format!("{first}\tstore ")).await;
+    says(format!("STORE_PORT_80_TCP=tcp://{first}:80")).await;
+    // Another takes the address, so the server comes back with a new one.
+    containers.stop("server", StopOptions { timeout_s: Some(0), ..StopOptions::default() }).await.unwrap();
+    let other = host.create("", &["sleep", "100"], on("bridge", &[])).await;
+    containers.start(&other).await.unwrap();
+    containers.start("server").await.unwrap();
+    let second = address().await;
+    assert_ne!(first, second);
+    says(format!("{second}\tstore ")).await;
+    let lan = NetworkCreate { name: "lan".to_owned(), ..NetworkCreate::default() };
+    host.engine.networks().create(lan).await.unwrap();
+    let third = host.create("third", &["sleep", "100"], on("lan", &[])).await;
+    containers.start(&third).await.unwrap();
+    let (code, output) = host.run(&["ping", "-c", "1", "-W", "2", "shop"], on("lan", &["third:shop"])).await;
+    assert_eq!(code, 0, "{output}");
+    host
+}
+
 pub(crate) async fn devices_of_vendors_are_given(host: Host) -> Host {
     // The harness has mounts of its own: what is mounted here nobody else sees.
     let made = std::fs::create_dir("/etc/cdi").is_ok();

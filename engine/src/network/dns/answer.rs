@@ -153,7 +153,11 @@ mod tests {
         let mut other = Zone::new("wan");
         other.add("web", Ipv4Addr::new(10, 0, 2, 2));
         other.add("my_db.1.x", ip(200));
-        View { zones: vec![Arc::new(ArcSwap::from_pointee(zone)), Arc::new(ArcSwap::from_pointee(other))], forward }
+        View {
+            zones: vec![Arc::new(ArcSwap::from_pointee(zone)), Arc::new(ArcSwap::from_pointee(other))],
+            forward,
+            ..View::default()
+        }
     }
 
     fn query(name: &str, kind: RecordType) -> Message {

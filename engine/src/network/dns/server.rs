@@ -226,7 +226,7 @@ mod tests {
         let (udp, tcp) = sockets.ports().unwrap();
         let mut zone = Zone::new("lan");
         zone.add("web", [10, 0, 0, 5].into());
-        let view = View { zones: vec![Arc::new(ArcSwap::from_pointee(zone))], forward: true };
+        let view = View { zones: vec![Arc::new(ArcSwap::from_pointee(zone))], forward: true, ..View::default() };
         let shared = Arc::new(Shared {
             view: ArcSwap::from_pointee(view.clone()),
             servers: vec![upstream().await],

@@ -106,6 +106,8 @@ impl Zone {
 pub struct View {
     /// The zones.
     pub zones: Vec<SharedZone>,
+    /// Names of its own for others.
+    pub links: BTreeMap<String, String>,
     /// May other names be asked of the host's name servers?
     pub forward: bool,
 }
@@ -113,6 +115,7 @@ pub struct View {
 impl View {
     /// The addresses of a name; `None` when no zone knows it.
     pub fn resolve(&self, name: &str) -> Option<Vec<Ipv4Addr>> {
+        let name = self.links.get(name).map_or(name, String::as_str);
         let mut known = None;
         for zone in &self.zones {
             let zone = zone.load();
