@@ -100,6 +100,7 @@ fn engine_options(settings: &Settings) -> EngineOptions {
         labels: settings.labels.clone(),
         runtimes: settings.runtimes.clone(),
         debug: settings.debug,
+        joins_cluster: true,
         bip: settings.bip,
         ..EngineOptions::default()
     };

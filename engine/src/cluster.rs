@@ -67,10 +67,9 @@ pub trait ClusterNetworks: std::fmt::Debug + Send + Sync {
 }
 
 /// Is this node in a cluster?
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 enum Membership {
     /// Not known yet.
-    #[default]
     Unknown,
     /// No.
     Outside,
@@ -79,7 +78,7 @@ enum Membership {
 }
 
 /// The engine's side of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Door {
     membership: watch::Sender<Membership>,
     /// Containers that somebody is at work on, and by how many: until the work is done, they may need every place they have.
@@ -109,6 +108,12 @@ impl Drop for Busy {
 }
 
 impl Door {
+    /// Before anything is known, if it ever will be.
+    pub(crate) fn new(will_be_told: bool) -> Self {
+        let membership = if will_be_told { Membership::Unknown } else { Membership::Outside };
+        Self { membership: watch::Sender::new(membership), busy: Mutex::default() }
+    }
+
     fn busy(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -187,7 +187,7 @@ impl Engine {
             teardowns: Teardowns::default(),
             metrics: Metrics::default(),
             ending: CancellationToken::new(),
-            cluster: Door::default(),
+            cluster: Door::new(options.joins_cluster),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             lock: Mutex::new(Some(lock)),

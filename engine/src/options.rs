@@ -32,6 +32,9 @@ pub struct EngineOptions {
     pub init_program: Option<PathBuf>,
     /// Log more?
     pub debug: bool,
+    /// Will it be told whether this node is in a cluster ([`Engine::enter_cluster`](crate::Engine::enter_cluster) or
+    /// [`Engine::stay_outside`](crate::Engine::stay_outside))? Else it is in none.
+    pub joins_cluster: bool,
     /// Subnet of the default bridge, and its gateway address; `None` takes 172.17.0.1/16.
     pub bip: Option<Ipv4Net>,
     /// The rest of what local networks are made of.
@@ -173,6 +176,7 @@ impl Default for EngineOptions {
             shim_program: PathBuf::from("/proc/self/exe"),
             init_program: None,
             debug: false,
+            joins_cluster: false,
             bip: None,
             local_networks: LocalNetworkOptions::default(),
             containers: ContainerDefaults::default(),

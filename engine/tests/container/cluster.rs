@@ -9,7 +9,7 @@ use shoal_engine_sys::netlink::link::{self, Link};
 use shoal_engine_sys::netlink::{Family, NetlinkSocket, neighbour};
 use shoal_engine_sys::netns::Namespace;
 use shoal_proto::assignment::{EndpointOwner, EndpointRecord, NetworkRecord, ServiceRecord};
-use shoal_proto::id::{NetworkId, NodeId, ServiceId, TaskId};
+use shoal_proto::id::{AttachmentId, NetworkId, NodeId, ServiceId, TaskId};
 use shoal_proto::spec::EndpointMode;
 
 use super::harness::Host;
@@ -172,6 +172,57 @@ pub(crate) async fn tables_follow_the_state(host: Host) -> Host {
     host
 }
 
+fn with_guest(mut state: ClusterNetworkState) -> ClusterNetworkState {
+    let owner = EndpointOwner::Attachment(AttachmentId::from_bits(8));
+    let record = EndpointRecord {
+        network: network(),
+        owner,
+        addr: addr(9),
+        node: NodeId::from_bits(THERE),
+        node_addr: Some(underlay(THERE)),
+        service: None,
+        name: "guest".to_owned(),
+        aliases: vec!["alias".to_owned()],
+        serving: false,
+    };
+    state.networks.values_mut().for_each(|network| drop(network.endpoints.insert(owner, record.clone())));
+    state
+}
+
+pub(crate) async fn a_lost_place_is_known_and_left(host: Host) -> Host {
+    let controller = host.engine.networks().controller().clone();
+    controller.apply_cluster(state(&[(5, HERE)])).await.unwrap();
+    attach(&host, "task", 5, "box").await;
+    controller.create_sandbox("guest", SandboxOptions::default()).await.unwrap();
+    let place = OverlayAttachment {
+        network: network(),
+        addr: addr(7),
+        task: None,
+        service: None,
+        aliases: Vec::new(),
+        hostname: String::new(),
+    };
+    controller.attach_cluster("guest", vec![place], Vec::new()).await.unwrap();
+    let held = |last| BTreeSet::from([("guest".to_owned(), network(), addr(last))]);
+    assert_eq!(controller.lost_places(&held(7)), []);
+    // That of a task is not looked for; one at another address is lost.
+    let lost = [("guest".to_owned(), "mesh".to_owned())];
+    assert_eq!(
+        (controller.lost_places(&held(8)), controller.lost_places(&BTreeSet::new())),
+        (lost.to_vec(), lost.to_vec())
+    );
+    let others = BTreeSet::from([("other".to_owned(), network(), addr(7))]);
+    host.engine.leave_lost_places(&others).await;
+    assert_eq!(controller.endpoints("guest"), []);
+    assert_eq!(controller.endpoints("task").len(), 1);
+    assert!(!host.engine.needs_place("guest", network()), "there is no such container");
+    for id in ["task", "guest"] {
+        controller.destroy_sandbox(id).await.unwrap();
+    }
+    controller.apply_cluster(ClusterNetworkState { networks: BTreeMap::new(), ..state(&[]) }).await.unwrap();
+    host
+}
+
 pub(crate) async fn names_lead_to_services_and_neighbours(host: Host) -> Host {
     let controller = host.engine.networks().controller().clone();
     controller.apply_cluster(state(&[(5, HERE), (6, HERE)])).await.unwrap();
@@ -181,6 +232,11 @@ pub(crate) async fn names_lead_to_services_and_neighbours(host: Host) -> Host {
     assert_eq!(resolve(&host, "two", "web.5"), Some(addr(5)));
     assert_eq!(resolve(&host, "two", "box1"), Some(addr(5)));
     assert_eq!(resolve(&host, "one", "one"), Some(addr(5)));
+    // A container elsewhere that is no task, with its aliases.
+    controller.apply_cluster(with_guest(state(&[(5, HERE), (6, HERE)]))).await.unwrap();
+    for name in ["guest", "alias", "alias.mesh"] {
+        assert_eq!(resolve(&host, "two", name), Some(addr(9)), "{name}");
+    }
     // An address is free for the next at once, though the link of the last may still be there.
     controller.destroy_sandbox("one").await.unwrap();
     assert_eq!(resolve(&host, "two", "box1"), None);

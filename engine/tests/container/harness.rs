@@ -88,6 +88,7 @@ const TESTS: &[(&str, Test)] = tests![
     neighbour::what_is_published_on_loopback_is_for_this_host_alone,
     cluster::tables_follow_the_state,
     cluster::names_lead_to_services_and_neighbours,
+    cluster::a_lost_place_is_known_and_left,
     chaos::killed_again_and_again,
     bench::run_and_remove,
 ];
