@@ -15,6 +15,7 @@ use shoal_proto::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cgroup::Cgroup;
 use crate::cluster::Door;
 use crate::container::file_watch::FileWatch;
 use crate::container::instance::Container;
@@ -205,6 +206,24 @@ impl Engine {
     pub async fn stop_containers(&self, at_most: Option<Duration>) {
         self.inner.ending.cancel();
         stop::stop_all(&self.inner, at_most).await;
+    }
+
+    /// Stops all containers, and takes everything of this engine out of the kernel: namespaces, links, rules, cgroups. What is on
+    /// disk stays, and the next engine makes of it what it needs.
+    ///
+    /// # Errors
+    /// When something could not be taken down; the rest was.
+    pub async fn tear_down(&self, at_most: Option<Duration>) -> Result<(), Failure> {
+        self.stop_containers(at_most).await;
+        self.inner.teardowns.all().await;
+        self.inner.networks.purge().await?;
+        let parent = self.inner.options.cgroup_parent.clone();
+        // One that holds something of others is left.
+        let removed = tokio::task::spawn_blocking(move || Cgroup::open(&parent).and_then(|cgroup| cgroup.remove()));
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(%error, cgroup = self.inner.options.cgroup_parent, "cannot remove the cgroup");
+        }
+        Ok(())
     }
 
     /// Ends the engine's own work. Containers go on.

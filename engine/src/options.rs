@@ -43,6 +43,8 @@ pub struct EngineOptions {
     pub containers: ContainerDefaults,
     /// Counted resources that this node offers to tasks, by kind.
     pub generic_resources: BTreeMap<String, i64>,
+    /// Start the containers that their policies want running?
+    pub starts_containers: bool,
     /// Do containers go on running when the engine ends? Only shown: see [`crate::Engine::stop_containers`].
     pub live_restore: bool,
     /// Host name to show.
@@ -181,6 +183,7 @@ impl Default for EngineOptions {
             local_networks: LocalNetworkOptions::default(),
             containers: ContainerDefaults::default(),
             generic_resources: BTreeMap::new(),
+            starts_containers: true,
             live_restore: true,
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -328,6 +328,7 @@ fn begin_again(inner: &Arc<Inner>) {
             (record.state.clone(), policy, record.host_config.auto_remove)
         };
         match state.phase {
+            Phase::Restarting | Phase::Exited if !removes && !inner.options.starts_containers => {}
             Phase::Restarting => {
                 let left = state.restart_at.since(inner.now());
                 start::restart_after(inner, &container, left);

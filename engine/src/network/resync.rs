@@ -139,6 +139,9 @@ impl Core {
         {
             links.insert(self.ingress_link());
         }
+        if !self.options.local.rules {
+            links.clear();
+        }
         Ok(foreign::accept_forwarding(lock(&self.rules).socket(), &self.owner, &links)?)
     }
 
