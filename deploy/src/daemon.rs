@@ -2,137 +2,136 @@
 
 mod address;
 mod container_spec;
+mod dump;
 mod executor;
 mod files;
+mod log;
 mod member;
+mod metrics;
 mod node;
 mod options;
 mod places;
+mod reload;
+mod signals;
 mod sockets;
 mod template;
 mod tls;
 
-pub(crate) use options::DaemonOptions;
+pub(crate) use options::{AS_DOCKERD, DaemonOptions};
 
 use std::sync::Arc;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
+use shoal_api::Dump;
 use shoal_engine::{Engine, EngineOptions};
 use shoal_kit::clock::SystemClock;
 use shoal_kit::entropy::Entropy;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use files::{DataLock, PidFile};
+use files::{FolderLock, PidFile};
 use node::{Node, NodeOptions};
 use options::Settings;
+use reload::Reloader;
+use signals::Signals;
 
-/// Runs a node until it is told to stop by SIGTERM or SIGINT. Containers go on running after that.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT. Containers go on running after that, unless `--live-restore=false`
+/// says otherwise.
 ///
 /// # Errors
 /// When an option is wrong, or a part of the node cannot be started; nothing is left running then.
-pub(crate) async fn run(options: DaemonOptions) -> anyhow::Result<()> {
-    let validate = options.validate;
-    let settings = options::settle(options)?;
-    if validate {
+pub(crate) async fn run(given: DaemonOptions) -> anyhow::Result<()> {
+    if given.version {
+        println!("Shoal version {VERSION}");
+        return Ok(());
+    }
+    let options = options::settle(&given)?;
+    if given.validate {
         println!("configuration OK");
         return Ok(());
     }
-    init_log(&settings)?;
-    let _lock = DataLock::take(&settings.data_root).await?;
+    let settings = options.settings.clone();
+    let log_level = log::init(&settings)?;
+    for (key, why) in options.idle() {
+        tracing::debug!(key, why, "this directive is accepted and changes nothing");
+    }
+    let signals = Signals::listen().context("cannot listen for signals")?;
+    if let Some(score) = settings.oom_score_adjust {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string()).context("cannot set oom_score_adj")?;
+    }
     let _pidfile = PidFile::write(&settings.pidfile)?;
-    let listeners = sockets::bind(&settings.listen, settings.tls.as_ref()).await?;
+    let _data = FolderLock::take(&settings.engine.data_root).await?;
+    let _state = FolderLock::take(&settings.engine.exec_root).await?;
+    if given.teardown {
+        return tear_down(&settings).await;
+    }
+    let metrics = match settings.metrics_addr {
+        Some(addr) => Some(metrics::bind(addr).await?),
+        None => None,
+    };
+    let listeners = sockets::bind(&settings).await?;
     let shutdown = CancellationToken::new();
-    let signals = tokio::spawn(stop_on_signals(shutdown.clone()));
-
-    let engine = Engine::open(engine_options(&settings)).await.context("cannot open the engine")?;
-    let node = Node::open(NodeOptions {
-        data_dir: settings.data_root.join("cluster"),
-        default_advertise_addr: settings.default_advertise_addr.clone(),
-        engine: engine.clone(),
-        clock: Arc::new(SystemClock),
-        entropy: Entropy::from_system(),
-    })
-    .await;
+    let engine = Engine::open(settings.engine.clone()).await.context("cannot open the engine")?;
+    let facts = Arc::new(ArcSwap::from_pointee(reload::facts(&settings)));
+    let describe: Dump = {
+        let (engine, runtime) = (engine.clone(), tokio::runtime::Handle::current());
+        Arc::new(move || dump::describe(&engine, &runtime))
+    };
+    let reloader = Arc::new(Reloader::new(options, engine.clone(), Arc::clone(&facts), log_level));
+    let folder = engine.options().exec_root.clone();
+    let signals = tokio::spawn(signals.obey(shutdown.clone(), Arc::clone(&reloader), Arc::clone(&describe), folder));
+    if let Some(listener) = metrics {
+        tokio::spawn(metrics::serve(listener, engine.clone(), shutdown.clone()));
+    }
+    let node = Node::open(node_options(&settings, &engine)).await;
     let api = shoal_api::serve(shoal_api::ApiOptions {
         engine: engine.clone(),
         node: Arc::new(node.clone()),
         listeners,
         shutdown: shutdown.clone(),
-        version: shoal_api::VersionInfo {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..shoal_api::VersionInfo::default()
-        },
-        debug: settings.debug,
+        version: shoal_api::VersionInfo { version: VERSION.to_owned(), ..shoal_api::VersionInfo::default() },
+        facts,
+        dump: describe,
         entropy: Entropy::from_system(),
     });
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
+    tracing::info!(version = VERSION, pid = std::process::id(), "ready");
     sockets::notify_ready();
     api.await;
-    tracing::info!("stopping; containers go on running");
-    node.stop().await;
-    engine.shutdown().await;
+    stop(&node, &engine, &reloader.settings()).await;
     signals.abort();
     Ok(())
 }
 
-fn init_log(settings: &Settings) -> anyhow::Result<()> {
-    let level = &settings.log_level;
-    // The libraries' own chatter is of interest only when it is asked for by name.
-    let default =
-        format!("{level},openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=warn,libcontainer=warn");
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
-        .or_else(|_| tracing_subscriber::EnvFilter::try_new(default))
-        .context("log filter")?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init()
-        .map_err(|error| anyhow::anyhow!("cannot set up the log: {error}"))
+/// The end of a daemon's life on this machine, but for its data.
+async fn tear_down(settings: &Settings) -> anyhow::Result<()> {
+    let options = EngineOptions { starts_containers: false, joins_cluster: false, ..settings.engine.clone() };
+    let engine = Engine::open(options).await.context("cannot open the engine")?;
+    let torn_down = engine.tear_down(settings.shutdown_timeout).await;
+    engine.shutdown().await;
+    torn_down.context("something is left")
 }
 
-fn engine_options(settings: &Settings) -> EngineOptions {
-    let mut options = EngineOptions {
-        data_root: settings.data_root.clone(),
-        exec_root: settings.exec_root.clone(),
-        cgroup_parent: settings.cgroup_parent.clone(),
-        labels: settings.labels.clone(),
-        runtimes: settings.runtimes.clone(),
-        debug: settings.debug,
-        joins_cluster: true,
-        bip: settings.bip,
-        ..EngineOptions::default()
-    };
-    if !settings.default_runtime.is_empty() {
-        options.default_runtime.clone_from(&settings.default_runtime);
+fn node_options(settings: &Settings, engine: &Engine) -> NodeOptions {
+    NodeOptions {
+        data_dir: settings.engine.data_root.join("cluster"),
+        default_advertise_addr: settings.default_advertise_addr.clone(),
+        engine: engine.clone(),
+        clock: Arc::new(SystemClock),
+        entropy: Entropy::from_system(),
     }
-    options
 }
 
-/// The first signal asks for an orderly stop; a second one ends the process at once, as dockerd's third does.
-async fn stop_on_signals(shutdown: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        tracing::error!("cannot listen for signals");
-        return;
-    };
-    let mut asked = 0;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {
-                tracing::info!("no option can be reloaded yet: SIGHUP changes nothing");
-                continue;
-            }
-        }
-        asked += 1;
-        if asked > 1 {
-            tracing::warn!("told to stop again: ending at once");
-            std::process::exit(1);
-        }
-        shutdown.cancel();
+async fn stop(node: &Node, engine: &Engine, settings: &Settings) {
+    if settings.engine.live_restore {
+        tracing::info!("stopping; containers go on running");
+    } else {
+        tracing::info!("stopping, and all containers with it");
     }
+    node.stop().await;
+    if !settings.engine.live_restore {
+        engine.stop_containers(settings.shutdown_timeout).await;
+    }
+    engine.shutdown().await;
 }

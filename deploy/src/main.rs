@@ -21,7 +21,8 @@ fn run(arguments: Vec<OsString>) -> i32 {
         [verb, rest @ ..] if verb == "shim" => shoal_engine::shim::main(rest),
         // Started under docker's name, as by a script that runs `dockerd --data-root …`.
         rest if is_named("dockerd") => {
-            cli::main(["shoal", "daemon"].map(OsString::from).iter().chain(rest).cloned().collect())
+            let as_dockerd = format!("--{}", daemon::AS_DOCKERD);
+            cli::main(["shoal", "daemon", &as_dockerd].map(OsString::from).iter().chain(rest).cloned().collect())
         }
         _ => cli::main(arguments),
     }

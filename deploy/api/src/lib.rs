@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use shoal_engine::Engine;
 use shoal_kit::entropy::Entropy;
@@ -30,7 +31,7 @@ mod stdcopy;
 mod swarm;
 mod version;
 
-pub use context::VersionInfo;
+pub use context::{DaemonFacts, Dump, VersionInfo};
 pub use error::ApiError;
 pub use node::NodeControl;
 pub use server::Listener;
@@ -48,22 +49,25 @@ pub struct ApiOptions {
     pub shutdown: CancellationToken,
     /// Version of the product.
     pub version: VersionInfo,
-    /// Is the daemon in debug mode? Shown by `info`.
-    pub debug: bool,
+    /// The daemon's options, as far as `info` shows them.
+    pub facts: Arc<ArcSwap<DaemonFacts>>,
+    /// Describes the daemon's inside, for `/debug`.
+    pub dump: Dump,
     /// Names of services that were given none are made from it.
     pub entropy: Entropy,
 }
 
 /// Serves the API until `shutdown` is cancelled and the answers under way are out (or took longer than 3 s).
 pub fn serve(options: ApiOptions) -> impl Future<Output = ()> {
-    let ApiOptions { engine, node, listeners, shutdown, version, debug, entropy } = options;
+    let ApiOptions { engine, node, listeners, shutdown, version, facts, dump, entropy } = options;
     let name = HeaderValue::try_from(format!("Shoal/{} ({})", version.version, std::env::consts::OS))
         .unwrap_or(HeaderValue::from_static("Shoal"));
     let context = Arc::new(context::Context {
         engine,
         node,
         version,
-        debug,
+        facts,
+        dump,
         entropy,
         membership_changed: tokio::sync::Notify::new(),
     });

@@ -8,6 +8,7 @@ use crate::swarm::{cluster, configs, logs, nodes, secrets, services, tasks};
 type Route = crate::router::Route<Context>;
 
 mod containers;
+mod debug;
 mod exec;
 mod files;
 mod images;
@@ -39,6 +40,11 @@ fn system_routes() -> Vec<Route> {
         route!(GET "/info" => system::info),
         route!(GET "/events" => system::events),
         route!(GET "/system/df" => system::disk_usage),
+        route!(GET "/debug/vars" => debug::vars),
+        route!(GET "/debug/pprof" => debug::index),
+        route!(GET "/debug/pprof/" => debug::index),
+        route!(GET "/debug/pprof/goroutine" => debug::dump),
+        route!(GET "/debug/pprof/{profile}" => debug::profile),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! The daemon's own files: the lock on its data folder and the pidfile.
+//! The daemon's own files: the locks on its folders and the pidfile.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -13,23 +13,23 @@ use tokio::time::Instant;
 /// How long a daemon that was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Holds a data folder for one daemon. The kernel gives it up when the process ends, however it ends.
+/// Holds a folder for one daemon. The kernel gives it up when the process ends, however it ends.
 #[derive(Debug)]
-pub(crate) struct DataLock {
+pub(crate) struct FolderLock {
     _file: File,
 }
 
-impl DataLock {
+impl FolderLock {
     /// Makes the folder if it is missing, and takes it. A daemon that was killed a moment ago holds it until the kernel has
     /// ended all of its threads: this waits for that, up to [`PATIENCE`].
-    pub(crate) async fn take(data_root: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn take(folder: &Path) -> anyhow::Result<Self> {
         // Others may pass through to what is theirs (bind-mounted volumes), but not look around.
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o711)
-            .create(data_root)
-            .with_context(|| format!("cannot make the data folder {}", data_root.display()))?;
-        let path = data_root.join("lock");
+            .create(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let path = folder.join("lock");
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -40,7 +40,10 @@ impl DataLock {
         let deadline = Instant::now() + PATIENCE;
         while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             if Instant::now() >= deadline {
-                bail!("the data folder {} is in use by another daemon", data_root.display());
+                bail!(
+                    "the folder {} is in use by another daemon: give this one others with --data-root and --exec-root",
+                    folder.display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -89,10 +92,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_daemon_a_data_folder_and_a_pidfile() {
         let folder = std::env::temp_dir().join(format!("shoal-files-{}", std::process::id()));
-        let lock = DataLock::take(&folder).await.expect("first");
-        assert!(DataLock::take(&folder).await.is_err());
+        let lock = FolderLock::take(&folder).await.expect("first");
+        assert!(FolderLock::take(&folder).await.is_err());
         drop(lock);
-        assert!(DataLock::take(&folder).await.is_ok());
+        assert!(FolderLock::take(&folder).await.is_ok());
         let path = folder.join("pid");
         std::fs::write(&path, "1").expect("write");
         assert!(PidFile::write(&path).is_err(), "process 1 lives");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,8 +13,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 /// Where the certificates lie; PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TlsFiles {
-    /// The authority that clients' certificates must come from.
-    pub(crate) authority: PathBuf,
+    /// The authority that clients' certificates must come from; `None` lets everybody in.
+    pub(crate) authority: Option<PathBuf>,
     /// The daemon's certificate, with its chain.
     pub(crate) certificate: PathBuf,
     /// Its key.
@@ -21,30 +22,39 @@ pub(crate) struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// A configuration that lets in clients with a certificate of the authority, and nobody else.
+    /// A configuration that lets in clients with a certificate of the authority, and nobody else, if there is one.
     ///
     /// # Errors
     /// When a file cannot be read, or does not hold what it should.
     pub(crate) fn server_config(&self) -> anyhow::Result<Arc<ServerConfig>> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.authority)? {
-            roots.add(certificate).with_context(|| format!("cannot trust {}", self.authority.display()))?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), shoal_kit::tls::provider())
-            .build()
-            .with_context(|| format!("cannot trust {}", self.authority.display()))?;
+        let verifier = self.authority.as_deref().map(verifier).transpose()?;
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .with_context(|| format!("cannot read a private key from {}", self.key.display()))?;
-        let mut config = ServerConfig::builder_with_provider(shoal_kit::tls::provider())
+        let builder = ServerConfig::builder_with_provider(shoal_kit::tls::provider())
             .with_safe_default_protocol_versions()
-            .context("TLS versions")?
-            .with_client_cert_verifier(verifier)
+            .context("TLS versions")?;
+        let builder = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder
             .with_single_cert(certificates(&self.certificate)?, key)
             .with_context(|| format!("{} does not fit {}", self.key.display(), self.certificate.display()))?;
         // Docker's clients speak HTTP/1.1; connections that are taken over need it.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+fn verifier(authority: &Path) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
+    let cannot = || format!("cannot trust {}", authority.display());
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(authority)? {
+        roots.add(certificate).with_context(cannot)?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), shoal_kit::tls::provider())
+        .build()
+        .with_context(cannot)
 }
 
 fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -113,7 +123,7 @@ mod tests {
         let ((ours, pem), (theirs, _)) = (authority(), authority());
         let (certificate, key) = issue(&ours);
         let files = TlsFiles {
-            authority: write("ca.pem", &pem),
+            authority: Some(write("ca.pem", &pem)),
             certificate: write("cert.pem", &certificate),
             key: write("key.pem", &key),
         };
@@ -121,13 +131,15 @@ mod tests {
         assert!(is_let_in(Arc::clone(&server), &pem, Some(issue(&ours))).await);
         assert!(!is_let_in(Arc::clone(&server), &pem, None).await);
         assert!(!is_let_in(server, &pem, Some(issue(&theirs))).await);
+        let open = TlsFiles { authority: None, ..files }.server_config().expect("configuration");
+        assert!(is_let_in(open, &pem, None).await);
     }
 
     #[test]
     fn a_file_that_is_missing_or_holds_no_certificate_is_named() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("ca.pem");
-        let files = TlsFiles { authority: path.clone(), certificate: path.clone(), key: path.clone() };
+        let files = TlsFiles { authority: Some(path.clone()), certificate: path.clone(), key: path.clone() };
         let refused = |files: &TlsFiles| format!("{:#}", files.server_config().expect_err("accepted"));
         assert!(refused(&files).contains("ca.pem"), "{}", refused(&files));
         std::fs::write(&path, "nothing").expect("write");

@@ -12,7 +12,7 @@ use shoal_engine::model::image::ImageListOptions;
 use shoal_proto::error::Failure;
 
 use super::streams::json_line;
-use crate::context::Context;
+use crate::context::{Context, DaemonFacts};
 use crate::error::ApiError;
 use crate::node::{LocalNodeState, LocalNodeStatus};
 use crate::request::Request;
@@ -82,6 +82,8 @@ pub(super) async fn version(context: Arc<Context>, _: Request) -> Answer {
 
 pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
     let engine = serde_json::to_value(context.engine.info().await).map_err(|error| Failure::internal(&error))?;
+    let facts = context.facts.load();
+    let [http_proxy, https_proxy, no_proxy] = &facts.proxies;
     let mut info = json!({
         "SystemStatus": null,
         "Plugins": {
@@ -93,18 +95,12 @@ pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
         "KernelMemory": false,
         "BridgeNfIptables": true,
         "BridgeNfIp6tables": true,
-        "IndexServerAddress": "",
-        "RegistryConfig": {
-            "AllowNondistributableArtifactsCIDRs": null,
-            "AllowNondistributableArtifactsHostnames": null,
-            "InsecureRegistryCIDRs": [],
-            "IndexConfigs": {},
-            "Mirrors": null,
-        },
-        "GenericResources": null,
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": registry_config(&facts),
+        "GenericResources": generic_resources(&facts),
+        "HttpProxy": http_proxy,
+        "HttpsProxy": https_proxy,
+        "NoProxy": no_proxy,
         "ExperimentalBuild": false,
         "Isolation": "",
         "ContainerdCommit": { "ID": "", "Expected": "" },
@@ -116,10 +112,42 @@ pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
     if let (Value::Object(info), Value::Object(engine)) = (&mut info, engine) {
         info.extend(engine);
         info.insert("ServerVersion".to_owned(), json!(context.version.version));
-        info.insert("Debug".to_owned(), json!(context.debug));
+        info.insert("Debug".to_owned(), json!(facts.debug));
+        info.insert("Warnings".to_owned(), warnings(info.get("Warnings"), &facts));
         info.insert("Swarm".to_owned(), swarm::info::info(&context).await);
     }
     json_response(&info)
+}
+
+fn registry_config(facts: &DaemonFacts) -> Value {
+    let index = |name: &str, mirrors: &[String], secure: bool| {
+        (name.to_owned(), json!({ "Name": name, "Mirrors": mirrors, "Secure": secure, "Official": secure }))
+    };
+    let insecure = facts.insecure_hosts.iter().map(|name| index(name, &[], false));
+    let indexes: serde_json::Map<_, _> =
+        std::iter::once(index("docker.io", &facts.mirrors, true)).chain(insecure).collect();
+    json!({
+        "AllowNondistributableArtifactsCIDRs": null,
+        "AllowNondistributableArtifactsHostnames": null,
+        "InsecureRegistryCIDRs": facts.insecure_subnets,
+        "IndexConfigs": indexes,
+        "Mirrors": facts.mirrors,
+    })
+}
+
+fn generic_resources(facts: &DaemonFacts) -> Value {
+    let discrete = |(kind, value): (&String, &i64)| json!({ "DiscreteResourceSpec": { "Kind": kind, "Value": value } });
+    if facts.generic_resources.is_empty() {
+        Value::Null
+    } else {
+        facts.generic_resources.iter().map(discrete).collect()
+    }
+}
+
+fn warnings(of_engine: Option<&Value>, facts: &DaemonFacts) -> Value {
+    let of_engine = of_engine.and_then(Value::as_array).into_iter().flatten().cloned();
+    let all: Vec<Value> = facts.warnings.iter().map(|text| json!(text)).chain(of_engine).collect();
+    if all.is_empty() { Value::Null } else { Value::Array(all) }
 }
 
 pub(super) async fn events(context: Arc<Context>, request: Request) -> Answer {
