@@ -32,6 +32,7 @@ mod endpoint;
 pub(crate) mod file_access;
 pub(crate) mod file_watch;
 mod files;
+mod image_mounts;
 mod inspect;
 pub(crate) mod instance;
 pub(crate) mod launch;

@@ -9,7 +9,7 @@ use shoal_proto::error::{ErrorKind, Failure, chain};
 use super::instance::Container;
 use super::lifecycle::State;
 use super::record::{MountKind, MountRecord, Record};
-use super::{defaults, files, links, merge, mounts, names, network, validate};
+use super::{defaults, files, image_mounts, links, merge, mounts, names, network, validate};
 use crate::engine::{Inner, volumes};
 use crate::image::ImageRecord;
 use crate::model::{CreateRequest, CreateResponse, VolumeCreate};
@@ -83,7 +83,8 @@ fn plan(
     links::check(inner, &host_config)?;
     validate::fill_in(&options, &mut host_config);
     let inherited = inherited(inner, host_config.volumes_from.as_deref().unwrap_or_default())?;
-    let mounts = mounts::plan(&config, &host_config, inherited)?;
+    let mut mounts = mounts::plan(&config, &host_config, inherited)?;
+    image_mounts::resolve(inner, id, &mut mounts)?;
     if config.hostname.is_empty() && !host_config.network_mode.starts_with("container:") {
         let of_host = host_config.network_mode == "host" || host_config.uts_mode == "host";
         config.hostname = if of_host { inner.options.hostname.clone() } else { id[..12].to_owned() };
@@ -151,6 +152,7 @@ fn make(inner: &Arc<Inner>, mut record: Record) -> Result<Arc<Container>, Failur
     })?;
     let options = PrepareOptions { volatile: record.host_config.auto_remove };
     inner.snapshots.prepare(&record.id, &record.layers, options)?;
+    image_mounts::make(inner, &record.mounts)?;
     make_volumes(inner, &mut record, &mut undo.volumes)?;
     let files = std::mem::take(&mut record.internal.files);
     record.files = files::place(&inner.files_folder(&record.id), &files)?;
@@ -174,6 +176,7 @@ impl Drop for Undo<'_> {
             return;
         }
         files::remove(&self.inner.files_folder(&self.id));
+        image_mounts::remove(self.inner, &self.id);
         if let Err(failure) = self.inner.snapshots.remove(&self.id) {
             tracing::warn!(container = self.id, error = failure.message, "cannot remove a snapshot");
         }

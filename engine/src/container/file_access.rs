@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::mount_tree::{self, MountTree, Part};
@@ -28,7 +29,7 @@ use super::lifecycle::Phase;
 use super::record::{MountKind, MountRecord};
 use super::{files, launch};
 use crate::engine::Inner;
-use crate::snapshot::RootfsKind;
+use crate::snapshot::{RootfsKind, RootfsMount};
 
 /// How long a process that has ended may take until its container is known to have ended.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -148,10 +149,14 @@ fn mount_stopped(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Mount
     let mut volumes = Volumes { inner, user: String::new(), mounted: Vec::new() };
     for record in seen(container) {
         let handle = match record.kind {
-            MountKind::Volume => volumes.open(&record, &container.id)?,
-            _ => std::fs::File::open(launch::bind_source(&record)?).map_err(&failed)?.into(),
+            MountKind::Volume => Some(volumes.open(&record, &container.id)?),
+            MountKind::Image => None,
+            _ => Some(std::fs::File::open(launch::bind_source(&record)?).map_err(&failed)?.into()),
         };
-        let tree = mount_tree::clone_mount(handle.as_fd(), !record.non_recursive).map_err(&failed)?;
+        let tree = match handle {
+            Some(handle) => mount_tree::clone_mount(handle.as_fd(), !record.non_recursive).map_err(&failed)?,
+            None => image_tree(&inner.snapshots.describe(&record.snapshot)?, &record.subpath).map_err(&failed)?,
+        };
         if !record.writable {
             MountChange { set: READ_ONLY, ..MountChange::default() }.apply(&tree).map_err(&failed)?;
         }
@@ -165,6 +170,20 @@ fn mount_stopped(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Mount
         }
     }
     MountTree::build(root, &mount.target, parts).map_err(&failed)
+}
+
+/// A mounted image, or a folder in it.
+fn image_tree(mount: &RootfsMount, subpath: &str) -> std::io::Result<OwnedFd> {
+    let whole = match mount.open()? {
+        Some(whole) => whole,
+        None => directory_mount(&mount.target)?,
+    };
+    if subpath.is_empty() {
+        return Ok(whole);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = Directory::from(rustix::fs::openat(&whole, ".", flags, Mode::empty())?);
+    mount_tree::clone_mount(root.open_any(Path::new(subpath), true)?.as_fd(), false)
 }
 
 fn directory_mount(path: &Path) -> std::io::Result<OwnedFd> {

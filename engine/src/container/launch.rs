@@ -79,6 +79,8 @@ pub(crate) struct ResolvedMount {
 pub(crate) struct Disk {
     pub(crate) mounts: Vec<ResolvedMount>,
     pub(crate) files: Vec<(PathBuf, String)>,
+    /// Mounted images, by destination.
+    pub(crate) images: BTreeMap<PathBuf, RootfsMount>,
     /// Who the process runs as.
     pub(crate) user: ContainerUser,
     /// Where its log goes.
@@ -107,6 +109,12 @@ pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
             MountKind::Volume => volume_source(inner, &record.id, mount)?,
             MountKind::Bind => bind_source(mount)?,
             MountKind::Tmpfs => PathBuf::new(),
+            MountKind::Image => {
+                let mounted = inner.snapshots.describe(&mount.snapshot)?;
+                let target = mounted.target.clone();
+                disk.images.insert(PathBuf::from(&mount.destination), mounted);
+                target
+            }
         };
         disk.mounts.push(ResolvedMount { source, record: mount.clone() });
     }
@@ -149,13 +157,15 @@ fn volume_source(inner: &Arc<Inner>, id: &str, mount: &MountRecord) -> Result<Pa
     Ok(root)
 }
 
-/// Mounts of a folder in a volume, by destination.
+/// Mounts of a folder in a volume or image, by destination.
 fn subpaths(disk: &Disk, runtime: &RuntimeKind) -> Result<BTreeMap<PathBuf, PathBuf>, Failure> {
     let with = disk.mounts.iter().map(|mount| &mount.record).filter(|record| !record.subpath.is_empty());
     let found: BTreeMap<PathBuf, PathBuf> =
         with.map(|record| (PathBuf::from(&record.destination), PathBuf::from(&record.subpath))).collect();
-    if !found.is_empty() && *runtime != RuntimeKind::Builtin {
-        return Err(Failure::invalid("a subpath of a volume can be mounted by the built-in runtime only"));
+    if *runtime != RuntimeKind::Builtin && !(found.is_empty() && disk.images.is_empty()) {
+        return Err(Failure::invalid(
+            "an image, or a subpath of a volume, can be mounted by the built-in runtime only",
+        ));
     }
     Ok(found)
 }
@@ -256,6 +266,7 @@ pub(crate) async fn spawn(
     let config = ShimConfig {
         id: record.id.clone(),
         subpaths: subpaths(&disk, &runtime)?,
+        images: disk.images,
         runtime,
         terminal: record.config.tty,
         console_size: console_size(record.host_config.console_size),

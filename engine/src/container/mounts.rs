@@ -62,7 +62,8 @@ pub fn inherit(from: &[MountRecord], mode: &str) -> Result<Vec<MountRecord>, Fai
         "ro" => true,
         other => return Err(Failure::invalid(format!("invalid mode for volumes-from: {other}"))),
     };
-    let mut mounts: Vec<_> = from.iter().filter(|mount| mount.kind != MountKind::Tmpfs).cloned().collect();
+    let mut mounts: Vec<_> =
+        from.iter().filter(|mount| !matches!(mount.kind, MountKind::Tmpfs | MountKind::Image)).cloned().collect();
     for mount in &mut mounts {
         mount.writable &= !read_only;
         // The container that made it removes it.
@@ -154,7 +155,7 @@ fn from_mount(mount: &Mount) -> Result<MountRecord, Failure> {
         ("BindOptions", mount.kind != "bind" && mount.bind_options.is_some()),
         ("VolumeOptions", mount.kind != "volume" && mount.volume_options.is_some()),
         ("TmpfsOptions", mount.kind != "tmpfs" && mount.tmpfs_options.is_some()),
-        ("ImageOptions", mount.image_options.is_some()),
+        ("ImageOptions", mount.kind != "image" && mount.image_options.is_some()),
     ];
     if let Some((name, _)) = strange.iter().find(|(_, given)| *given) {
         return Err(wrong(&format!("field {name} must not be specified")));
@@ -163,6 +164,7 @@ fn from_mount(mount: &Mount) -> Result<MountRecord, Failure> {
         "bind" => from_bind(mount, destination, &wrong)?,
         "volume" => from_volume(mount, destination, &wrong)?,
         "tmpfs" => from_tmpfs(mount, destination, &wrong)?,
+        "image" => from_image(mount, destination, &wrong)?,
         _ => return Err(wrong("mount type unknown")),
     };
     record.writable = !mount.read_only;
@@ -207,7 +209,7 @@ fn from_volume(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failu
     (record.no_copy, record.subpath, record.volume_labels) = (options.no_copy, options.subpath, options.labels);
     let driver = options.driver_config.unwrap_or_default();
     (record.driver, record.volume_options) = (driver_or_local(&driver.name), driver.options);
-    if Path::new(&record.subpath).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if leads_out(&record.subpath) {
         return Err(wrong("subpath must be a relative path within the volume"));
     }
     if mount.source.is_empty() {
@@ -218,6 +220,23 @@ fn from_volume(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failu
     } else {
         check_volume_name(&mount.source)?;
         record.volume.clone_from(&mount.source);
+    }
+    Ok(record)
+}
+
+/// Could a subpath lead out of what it is in? Links in it are another matter: they are not followed out.
+fn leads_out(subpath: &str) -> bool {
+    Path::new(subpath).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+fn from_image(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failure) -> Result<MountRecord, Failure> {
+    if mount.source.is_empty() {
+        return Err(wrong("field Source must not be empty"));
+    }
+    let mut record = MountRecord::new(MountKind::Image, mount.source.clone(), destination);
+    record.subpath = mount.image_options.clone().unwrap_or_default().subpath;
+    if leads_out(&record.subpath) {
+        return Err(wrong("subpath must be a relative path within the image"));
     }
     Ok(record)
 }

@@ -95,6 +95,8 @@ pub enum MountKind {
     Volume,
     /// A memory file system.
     Tmpfs,
+    /// Another image.
+    Image,
 }
 
 impl MountKind {
@@ -104,6 +106,7 @@ impl MountKind {
             Self::Bind => "bind",
             Self::Volume => "volume",
             Self::Tmpfs => "tmpfs",
+            Self::Image => "image",
         }
     }
 }
@@ -146,12 +149,21 @@ pub struct MountRecord {
     /// Do not fill an empty volume?
     #[serde(default)]
     pub no_copy: bool,
-    /// A folder in the volume.
+    /// A folder in the volume or image.
     #[serde(default)]
     pub subpath: String,
     /// Options of a memory file system.
     #[serde(default)]
     pub tmpfs_options: Vec<String>,
+    /// The image that is mounted.
+    #[serde(default)]
+    pub image: Option<Digest>,
+    /// Its layers, the lowest first.
+    #[serde(default)]
+    pub layers: Vec<Digest>,
+    /// The snapshot of it.
+    #[serde(default)]
+    pub snapshot: String,
     /// Labels and driver options of a volume that does not exist yet.
     #[serde(default)]
     pub volume_labels: Option<BTreeMap<String, String>>,
@@ -179,6 +191,9 @@ impl MountRecord {
             no_copy: false,
             subpath: String::new(),
             tmpfs_options: Vec::new(),
+            image: None,
+            layers: Vec::new(),
+            snapshot: String::new(),
             volume_labels: None,
             volume_options: None,
         }

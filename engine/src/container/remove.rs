@@ -10,7 +10,8 @@ use super::api::RemoveOptions;
 use super::instance::Container;
 use super::lifecycle::{Input, Phase};
 use super::list::{self, Selection};
-use super::{files, network, stop, streams};
+use super::record::MountKind;
+use super::{files, image_mounts, network, stop, streams};
 use crate::engine::{Inner, volumes};
 use crate::model::{ContainersPruneReport, Filters};
 
@@ -111,6 +112,10 @@ fn remove_from_disk(inner: &Arc<Inner>, container: &Arc<Container>, with_volumes
         remove_record(container)?;
     } else {
         container.save();
+    }
+    let mounts_images = container.record().mounts.iter().any(|mount| mount.kind == MountKind::Image);
+    if mounts_images {
+        image_mounts::remove(inner, &container.id);
     }
     inner.snapshots.remove(&container.id)?;
     files::remove(&inner.files_folder(&container.id));

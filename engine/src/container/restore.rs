@@ -16,7 +16,7 @@ use shoal_proto::time::Timestamp;
 use super::instance::Container;
 use super::lifecycle::{self, Input, Phase, State};
 use super::record::{MountKind, Record};
-use super::{end, files, launch, remove, start};
+use super::{end, files, image_mounts, launch, remove, start};
 use crate::engine::Inner;
 use crate::health;
 use crate::shim::client::{self, Presence, Shim, ShimError};
@@ -76,8 +76,11 @@ pub(crate) async fn restore(inner: &Arc<Inner>) -> Result<(), Failure> {
     let blocking = Arc::clone(inner);
     let cleaned = tokio::task::spawn_blocking(move || {
         blocking.volumes.unmount_unused();
-        let unknown = |id: &String| id_of(Path::new(id)).is_some() && blocking.containers.get(id).is_none();
-        for id in blocking.snapshots.list().into_iter().filter(unknown) {
+        let unknown = |id: &String| blocking.containers.get(id).is_none();
+        // Those of mounted images have a number behind the container's id.
+        let owner = |name: String| id_of(Path::new(name.split('-').next().unwrap_or_default()));
+        let owners: BTreeSet<String> = blocking.snapshots.list().into_iter().filter_map(owner).collect();
+        for id in owners.into_iter().filter(unknown) {
             // Where the record could not be read the container may still be mended.
             if !blocking.container_folder(&id).exists() {
                 remove_leftovers(&blocking, &id);
@@ -120,6 +123,7 @@ fn id_of(path: &Path) -> Option<String> {
 
 fn remove_leftovers(inner: &Arc<Inner>, id: &str) {
     files::remove(&inner.files_folder(id));
+    image_mounts::remove(inner, id);
     if let Err(failure) = inner.snapshots.remove(id) {
         tracing::warn!(container = id, error = failure.message, "cannot remove a left-over snapshot");
     }

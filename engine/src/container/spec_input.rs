@@ -288,7 +288,7 @@ fn one_mount(mount: &ResolvedMount) -> Result<MountInput, Failure> {
     let ResolvedMount { source, record } = mount;
     let kind = match record.kind {
         MountKind::Tmpfs => SpecMount::Tmpfs { options: record.tmpfs_options.clone() },
-        MountKind::Bind | MountKind::Volume => SpecMount::Bind {
+        MountKind::Bind | MountKind::Volume | MountKind::Image => SpecMount::Bind {
             source: source.clone(),
             recursive: !record.non_recursive,
             propagation: match record.propagation.as_str() {

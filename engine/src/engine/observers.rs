@@ -31,7 +31,8 @@ impl ImageUsers for Users {
         let mut users = Vec::new();
         for container in self.all() {
             let record = container.record();
-            if record.image == *image {
+            let mounted = record.mounts.iter().any(|mount| mount.image == Some(*image));
+            if record.image == *image || mounted {
                 let running = record.state.phase.is_running();
                 users.push(ImageUser { container_id: record.id.clone(), running });
             }

@@ -141,6 +141,9 @@ pub struct ShimConfig {
     /// whoever can write to the source cannot lead the mount out of it by a link, now or in the moment of mounting.
     #[serde(default)]
     pub subpaths: BTreeMap<PathBuf, PathBuf>,
+    /// Images to be mounted where the specification has bind mounts, by destination. By the built-in runtime only.
+    #[serde(default)]
+    pub images: BTreeMap<PathBuf, RootfsMount>,
     /// The container's cgroup below the root of each hierarchy, for example `/shoal/<id>`.
     pub cgroup: String,
 }

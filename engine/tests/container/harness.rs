@@ -45,6 +45,7 @@ const TESTS: &[(&str, Test)] = tests![
     life::mounts_are_there,
     life::secrets_are_in_memory,
     life::force_removes_the_running,
+    life::images_are_mounted,
     life::links_lead_to_other_containers,
     life::devices_of_vendors_are_given,
     life::parallel_starts,

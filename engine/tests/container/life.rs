@@ -6,8 +6,8 @@ use std::time::Duration;
 use shoal_engine::container::{ListOptions, OutputKind, RemoveOptions, StopOptions, WaitCondition};
 use shoal_engine::model::network::NetworkCreate;
 use shoal_engine::model::{
-    ContainerConfig, DeviceRequest, EndpointSettings, Filters, HostConfig, InternalFile, InternalOptions,
-    NetworkingConfig, RestartPolicy, UpdateRequest,
+    ContainerConfig, DeviceRequest, EndpointSettings, Filters, HostConfig, ImageOptions, InternalFile, InternalOptions,
+    Mount, NetworkingConfig, RestartPolicy, UpdateRequest,
 };
 use shoal_proto::error::ErrorKind;
 
@@ -429,6 +429,41 @@ pub(crate) async fn prune_takes_the_stopped(host: Host) -> Host {
     let report = host.engine.containers().prune(Filters::default()).await.unwrap();
     assert_eq!(report.containers_deleted, Some(vec![labelled]));
     assert_eq!(host.status(&running).await, "running");
+    host
+}
+
+pub(crate) async fn images_are_mounted(host: Host) -> Host {
+    let image = |read_only: bool, subpath: &str| Mount {
+        kind: "image".to_owned(),
+        source: "bb".to_owned(),
+        target: "/other".to_owned(),
+        read_only,
+        image_options: Some(ImageOptions { subpath: subpath.to_owned() }),
+        ..Mount::default()
+    };
+    let with = |mount: Mount| host_config(|host| host.mounts = Some(vec![mount]));
+    let script = "cat /other/srv/content; echo mine >/other/srv/content && cat /other/srv/content /srv/content";
+    let (_, output) = host.run(&["sh", "-c", script], with(image(false, ""))).await;
+    assert_eq!(output, "from the image\nmine\nfrom the image\n");
+    let (_, output) =
+        host.run(&["sh", "-c", "cat /other/content; touch /other/x 2>&1"], with(image(true, "srv"))).await;
+    assert!(output.starts_with("from the image\n") && output.contains("Read-only"), "{output}");
+    let (_, output) = host.run(&["cat", "/other"], with(image(true, "srv/content"))).await;
+    assert_eq!(output, "from the image\n");
+    let containers = host.engine.containers();
+    for (source, subpath, text) in [("nosuch", "", "No such image"), ("bb", "../up", "relative path within the image")]
+    {
+        let mount = Mount { source: source.to_owned(), ..image(true, subpath) };
+        let failure = containers.create(None, request(&["true"], with(mount))).await.unwrap_err();
+        assert!(failure.message.contains(text), "{failure}");
+    }
+    let id = host.create("holder", &["sleep", "100"], with(image(true, ""))).await;
+    assert_eq!(host.inspect(&id).await.mounts[0].kind, "image");
+    let snapshots = || std::fs::read_dir(host.options.data_root.join("image/snapshots")).unwrap().flatten();
+    let of_holder = || snapshots().filter(|entry| entry.file_name().to_string_lossy().starts_with(&id)).count();
+    assert_eq!(of_holder(), 2);
+    containers.remove(&id, RemoveOptions { force: true, ..RemoveOptions::default() }).await.unwrap();
+    assert_eq!(of_holder(), 0);
     host
 }
 

@@ -125,6 +125,7 @@ impl Sandbox {
     pub(crate) fn config(&self, input: &SpecInput) -> ShimConfig {
         ShimConfig {
             subpaths: Default::default(),
+            images: Default::default(),
             id: input.id.clone(),
             runtime: self.backend.kind(),
             terminal: input.terminal,

@@ -79,7 +79,14 @@ impl Root {
         let words = mount.options().as_deref().unwrap_or_default();
         let options = Options::parse(words).map_err(|failure| io::Error::other(failure.message))?;
         match kind(mount) {
-            "bind" => self.add_bind(mount, &options, config.subpaths.get(mount.destination()).map(PathBuf::as_path)),
+            "bind" => {
+                let subpath = config.subpaths.get(mount.destination()).map(PathBuf::as_path);
+                if let Some(image) = config.images.get(mount.destination()) {
+                    // Where the host's root still is: it goes with that.
+                    image.mount()?;
+                }
+                self.add_bind(mount, &options, subpath)
+            }
             "cgroup" | "cgroup2" => cgroups::add(self, config, linux, mount.destination(), &options),
             kind => self.add_file_system(kind, mount, &options),
         }
