@@ -36,10 +36,12 @@ pub(crate) fn fill_in(defaults: &ContainerDefaults, host: &mut HostConfig) {
     if host.shm_size == 0 {
         host.shm_size = defaults.shm_size_bytes;
     }
+    // An empty list that was given stays one.
+    let given = host.ulimits.is_some();
     let mine = host.ulimits.take().unwrap_or_default();
     let more = defaults.ulimits.iter().filter(|limit| !mine.iter().any(|have| have.name == limit.name)).cloned();
     let all: Vec<_> = mine.iter().cloned().chain(more).collect();
-    host.ulimits = (!all.is_empty()).then_some(all);
+    host.ulimits = (given || !all.is_empty()).then_some(all);
 }
 
 /// Could a container have the defaults?
