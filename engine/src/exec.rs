@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shoal_proto::error::{ErrorKind, Failure};
+use tokio_util::sync::CancellationToken;
 
 use crate::container::instance::Container;
 use crate::container::lifecycle::Phase;
@@ -27,6 +28,8 @@ pub(crate) struct Exec {
     container: Arc<Container>,
     config: ExecCreate,
     state: Mutex<ExecState>,
+    /// Cancelled when its exit status is known, or will not be known any more.
+    noted: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +81,13 @@ pub(crate) fn create(inner: &Arc<Inner>, container: &Arc<Container>, config: Exe
         return Err(Failure::invalid("No exec command specified"));
     }
     detach::DetachScanner::parse(&config.detach_keys)?;
-    let exec = Arc::new(Exec { id: inner.new_id(), container: Arc::clone(container), config, state: Mutex::default() });
+    let exec = Arc::new(Exec {
+        id: inner.new_id(),
+        container: Arc::clone(container),
+        config,
+        state: Mutex::default(),
+        noted: CancellationToken::new(),
+    });
     forget_old(inner, container);
     table(inner).insert(exec.id.clone(), Arc::clone(&exec));
     crate::container::tell(inner, container, &format!("exec_create: {}", exec.command()), &[("execID", &exec.id)]);
@@ -163,7 +172,7 @@ async fn launch_exec(
     let Some(attachment) = attachment else { return Ok(None) };
     let config = &exec.config;
     // The keys were checked at creation.
-    Ok(streams::over(attachment, config.tty, wanted.stdin, &config.detach_keys).ok())
+    Ok(streams::over(attachment, config.tty, wanted.stdin, &config.detach_keys, exec.noted.clone()).ok())
 }
 
 fn window(rows: u32, columns: u32) -> Option<WindowSize> {
@@ -175,6 +184,7 @@ fn watch(inner: &Arc<Inner>, exec: &Arc<Exec>, shim: Shim) {
     let (inner, exec) = (Arc::clone(inner), Arc::clone(exec));
     let tracker = inner.tasks.clone();
     tracker.spawn(async move {
+        let _noted = exec.noted.clone().drop_guard();
         let exit = tokio::select! {
             () = inner.stopping.cancelled() => return,
             exit = shim.wait() => exit,
@@ -189,6 +199,7 @@ async fn ended(inner: &Arc<Inner>, exec: &Arc<Exec>, code: i32) {
         let mut state = exec.state();
         (state.running, state.pid, state.exit_code, state.shim) = (false, 0, Some(code), None);
     }
+    exec.noted.cancel();
     exec.container.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(&exec.id);
     remove::remove_folder_soon(inner, inner.exec_folder(&exec.id)).await;
     crate::container::tell(

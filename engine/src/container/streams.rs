@@ -56,7 +56,7 @@ pub(crate) async fn attach(
             let wanted = shim::AttachOptions { stdin: wants_input, stdout: options.stdout, stderr: options.stderr };
             let (output, input) = connect(container, wanted).await?;
             let scanner = tty.then_some(scanner);
-            Some(streams(output, input, wants_input, scanner))
+            Some(streams(output, input, wants_input, scanner, None))
         }
         false => None,
     };
@@ -118,18 +118,20 @@ pub(crate) fn drop_waiting(container: &Container) {
     container.waiting_clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }
 
-/// Streams over a connection to a shim that is there at once.
+/// Streams over a connection to a shim that is there at once. After the process's end the output ends when it is noted:
+/// a client that has read all asks for the exit status at once.
 pub(crate) fn over(
     attachment: Attachment,
     tty: bool,
     wants_input: bool,
     detach_keys: &str,
+    noted: CancellationToken,
 ) -> Result<AttachStreams, Failure> {
     let scanner = DetachScanner::parse(detach_keys)?;
     let (output, output_promise) = oneshot::channel();
     let (input, input_promise) = oneshot::channel();
     let _held = (output.send(attachment.output), input.send(attachment.input));
-    let (output, input) = streams(output_promise, input_promise, wants_input, tty.then_some(scanner));
+    let (output, input) = streams(output_promise, input_promise, wants_input, tty.then_some(scanner), Some(noted));
     Ok(AttachStreams { tty, output, input })
 }
 
@@ -138,6 +140,7 @@ fn streams(
     input: oneshot::Receiver<shim::AttachInput>,
     wants_input: bool,
     scanner: Option<DetachScanner>,
+    noted: Option<CancellationToken>,
 ) -> (OutputStream, Option<AttachInput>) {
     let detached = CancellationToken::new();
     let over = CancellationToken::new();
@@ -151,11 +154,18 @@ fn streams(
     };
     let guard = (over.drop_guard(), unused);
     let output = stream::unfold((Output::Promised(output), guard), move |(mut output, guard)| {
-        let detached = detached.clone();
+        let (detached, noted) = (detached.clone(), noted.clone());
         async move {
+            let next = async {
+                let frame = output.next().await;
+                if let (None, Some(noted)) = (&frame, &noted) {
+                    noted.cancelled().await;
+                }
+                frame
+            };
             tokio::select! {
                 () = detached.cancelled() => None,
-                frame = output.next() => frame.map(|frame| (frame, (output, guard))),
+                frame = next => frame.map(|frame| (frame, (output, guard))),
             }
         }
     });

@@ -107,7 +107,14 @@ pub(crate) async fn exec_attached_and_detached(host: Host) -> Host {
     input.write(Bytes::from_static(b"typed\n")).await.unwrap();
     input.close().await;
     assert_eq!(read_all(streams.output).await, "hello /tmp 1000 /home/ann\ntyped\n");
-    host.until("the exec ended", async || containers.exec_inspect(&exec_id).await.unwrap().exit_code == Some(9)).await;
+    let code = containers.exec_inspect(&exec_id).await.unwrap().exit_code;
+    assert_eq!(code, Some(9), "known when the output has ended");
+    for _ in 0..30 {
+        let exec_id = containers.exec_create("target", exec(&["sh", "-c", "exit 3"])).await.unwrap();
+        let streams = containers.exec_start(&exec_id, ExecStart::default()).await.unwrap().expect("streams");
+        read_all(streams.output).await;
+        assert_eq!(containers.exec_inspect(&exec_id).await.unwrap().exit_code, Some(3));
+    }
     let again = containers.exec_start(&exec_id, ExecStart::default()).await.unwrap_err();
     assert_eq!(again.kind, ErrorKind::Conflict);
     let detached = containers.exec_create(&id, exec(&["sleep", "50"])).await.unwrap();
