@@ -217,11 +217,9 @@ impl Engine {
         self.stop_containers(at_most).await;
         self.inner.teardowns.all().await;
         self.inner.networks.purge().await?;
-        let parent = self.inner.options.cgroup_parent.clone();
-        // One that holds something of others is left.
-        let removed = tokio::task::spawn_blocking(move || Cgroup::open(&parent).and_then(|cgroup| cgroup.remove()));
-        if let Ok(Err(error)) = removed.await {
-            tracing::warn!(%error, cgroup = self.inner.options.cgroup_parent, "cannot remove the cgroup");
+        // Another engine may have its containers there, too.
+        if let Ok(parent) = Cgroup::open(&self.inner.options.cgroup_parent) {
+            parent.remove_if_empty();
         }
         Ok(())
     }

@@ -247,6 +247,13 @@ impl Cgroup {
         }
         failure.map_or(Ok(()), Err)
     }
+
+    /// Removes it from every hierarchy where nothing is in it any more.
+    pub fn remove_if_empty(&self) {
+        for directory in self.directories() {
+            let _used_by_others = std::fs::remove_dir(directory);
+        }
+    }
 }
 
 const EBUSY: i32 = 16;
