@@ -19,6 +19,7 @@ pub(crate) mod human;
 mod image;
 pub(crate) mod listing;
 pub(crate) mod look;
+mod manual;
 mod network;
 mod node;
 pub(crate) mod output;

@@ -6,7 +6,7 @@ use super::container::{ContainerArgs, ContainerCommand, copy, exec, files, lifec
 use super::context::Context;
 use super::payload::{Kind, PayloadArgs};
 use super::refused::{self, RefusedArgs};
-use super::{completion, image, network, node, service, swarm, system, volume};
+use super::{completion, image, manual, network, node, service, swarm, system, volume};
 
 /// A container platform: one daemon on every machine, from `run` on one to services on many
 #[derive(Debug, Parser)]
@@ -51,6 +51,7 @@ enum TopCommand {
     Lab(crate::lab::LabArgs),
     Load(image::LoadArgs),
     Logs(view::LogsArgs),
+    Man(manual::ManualArgs),
     Network(network::NetworkArgs),
     Node(node::NodeArgs),
     /// Pause all processes within one or more containers
@@ -129,6 +130,11 @@ enum TopCommand {
 }
 
 impl Cli {
+    /// The command as manual pages describe it.
+    pub(super) fn for_manual() -> Command {
+        <Self as clap::CommandFactory>::command()
+    }
+
     /// The daemon's options when this is the daemon and no command to one.
     pub(super) fn into_daemon(self) -> Result<crate::daemon::DaemonOptions, Box<Self>> {
         match self.command {
@@ -155,6 +161,7 @@ impl Cli {
             TopCommand::Inspect(args) => args.run(context).await,
             TopCommand::Lab(args) => args.run().await,
             TopCommand::Load(args) => args.run(context).await,
+            TopCommand::Man(args) => args.run(),
             TopCommand::Network(args) => args.run(context).await,
             TopCommand::Node(args) => args.run(context).await,
             TopCommand::Rmi(args) => args.run(context).await,

@@ -7,6 +7,7 @@ mod daemon;
 mod engine;
 mod hostile;
 mod killed;
+mod package;
 mod parity;
 mod refuse;
 mod repair;
