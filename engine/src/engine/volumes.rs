@@ -53,6 +53,14 @@ impl Volumes {
         self.blocking(move |inner| inner.volumes.list(&filters)).await
     }
 
+    /// All volumes with what they take and how many containers refer to them. Slow: it looks at every file.
+    ///
+    /// # Errors
+    /// When the daemon is about to end.
+    pub async fn usage(&self) -> Result<Vec<Volume>, Failure> {
+        self.blocking(|inner| Ok(inner.volumes.usage())).await
+    }
+
     /// Removes a volume with its data. With `force` a missing one is fine.
     ///
     /// # Errors
