@@ -26,9 +26,31 @@ impl Host {
         Ok(host)
     }
 
+    /// Takes what the daemons have left for their next start out of the kernel, then removes everything.
     fn remove(&self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().join("exec").exists() {
+                drop(self.dockerd().and_then(|program| self.run(&self.words(&program, &name, &["--teardown"]))));
+            }
+        }
         drop(run("ip", &["netns", "del", &self.name]));
         drop(std::fs::remove_dir_all(&self.folder));
+    }
+
+    /// The command line of a daemon.
+    fn words(&self, program: &str, name: &str, more: &[&str]) -> Vec<String> {
+        let of = |ending: &str| self.path(&format!("{name}{ending}"));
+        let named = [
+            ("--data-root", of("/data")),
+            ("--exec-root", of("/exec")),
+            ("--pidfile", of(".pid")),
+            ("--host", format!("unix://{}", of(".sock"))),
+            ("--cgroup-parent", format!("/{}-{name}", self.name)),
+            ("--config-file", of(".json")),
+        ];
+        let named = named.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        std::iter::once(program.to_owned()).chain(named).chain(more.iter().map(|word| (*word).to_owned())).collect()
     }
 
     fn path(&self, name: &str) -> String {
@@ -41,14 +63,14 @@ impl Host {
     }
 
     /// Runs a program in the namespace.
-    fn run(&self, words: &[&str]) -> anyhow::Result<Said> {
+    fn run<S: AsRef<str>>(&self, words: &[S]) -> anyhow::Result<Said> {
         run_with_input(self.command(words), b"")
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command<S: AsRef<str>>(&self, words: &[S]) -> Command {
         // Not `ip netns exec`, which hides the cgroups.
         let namespace = format!("--net=/run/netns/{}", self.name);
-        let all: Vec<&str> = std::iter::once(namespace.as_str()).chain(words.iter().copied()).collect();
+        let all: Vec<&str> = std::iter::once(namespace.as_str()).chain(words.iter().map(AsRef::as_ref)).collect();
         command("nsenter", &all)
     }
 
@@ -63,29 +85,12 @@ impl Host {
 
     /// Starts a daemon as scripts start dockerd, and waits until it answers.
     fn start(&self, name: &str, more: &[&str]) -> anyhow::Result<Daemon<'_>> {
-        let of = |ending: &str| self.path(&format!("{name}{ending}"));
-        let (data, exec, pidfile, cgroup) = (of("/data"), of("/exec"), of(".pid"), format!("/{}-{name}", self.name));
-        let socket = format!("unix://{}", of(".sock"));
-        let program = self.dockerd()?;
-        let file = self.path(&format!("{name}.json"));
-        let mut words = vec![
-            program.as_str(),
-            "--data-root",
-            &data,
-            "--exec-root",
-            &exec,
-            "--pidfile",
-            &pidfile,
-            "--host",
-            &socket,
-            "--cgroup-parent",
-            &cgroup,
-        ];
+        let (socket, file) =
+            (format!("unix://{}", self.path(&format!("{name}.sock"))), self.path(&format!("{name}.json")));
         if !Path::new(&file).exists() {
             std::fs::write(&file, "{}")?;
         }
-        words.extend(["--config-file", &file]);
-        words.extend(more);
+        let words = self.words(&self.dockerd()?, name, more);
         let log = std::fs::File::options().create(true).append(true).open(self.folder.join(format!("{name}.log")))?;
         let process = self.command(&words).stdout(Stdio::null()).stderr(log).spawn()?;
         let daemon = Daemon { host: self, name: name.to_owned(), socket, process };
@@ -98,6 +103,13 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.remove();
+        if !std::thread::panicking() {
+            assert!(!self.folder.exists(), "{} is left", self.folder.display());
+            let cgroups = std::fs::read_dir("/sys/fs/cgroup/memory").into_iter().flatten().flatten();
+            let names: Vec<_> = cgroups.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            let own = format!("{}-", self.name);
+            assert!(!names.iter().any(|name| name.starts_with(&own)), "a cgroup is left: {names:?}");
+        }
     }
 }
 
@@ -237,6 +249,7 @@ fn a_reload_takes_effect_and_a_bad_file_does_not() -> anyhow::Result<()> {
         Ok(())
     })?;
     ensure!(info("{{json .Labels}}")? == r#"["zone=b"]"#);
+    host.write("a.json", "{}")?;
     daemon.stop()
 }
 
@@ -332,6 +345,34 @@ fn options_reach_containers_and_networks() -> anyhow::Result<()> {
     let network = daemon.ok(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}} {{.Options}}", "more"])?;
     ensure!(network == "10.95.0.0/24 map[com.docker.network.driver.mtu:1234]", "{network}");
     daemon.ok(&["rm", "-f", "web"])?;
+    daemon.stop()
+}
+
+#[test]
+fn disk_usage_is_measured() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let host = Host::new("disk")?;
+    let daemon = host.start("a", &["--bridge", "none"])?;
+    daemon.load_image()?;
+    daemon.ok(&["volume", "create", "unused"])?;
+    let script = "head -c 100000 /dev/zero > /x; head -c 5000 /dev/zero > /data/y; exec sleep 1000";
+    daemon.ok(&["run", "-d", "--name", "writer", "-v", "used:/data", image::NAME, "sh", "-c", script])?;
+    until(10, "what the container writes", || {
+        let usage = daemon.ok(&["system", "df", "--format", "{{.Type}}: {{.TotalCount}} {{.Active}} {{.Size}}"])?;
+        ensure!(usage.contains("Images: 1 1 ") && usage.contains("Containers: 1 1 100kB"), "{usage}");
+        ensure!(usage.contains("Local Volumes: 2 1 5kB"), "{usage}");
+        Ok(())
+    })?;
+    let detailed = daemon.ok(&["system", "df", "-v"])?;
+    let line = |name: &str| {
+        let words = detailed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        words.into_iter().find(|words| words.first() == Some(&name)).with_context(|| detailed.clone())
+    };
+    ensure!(line("used")?[1..] == ["1", "5kB"] && line("unused")?[1..] == ["0", "0B"], "{detailed}");
+    ensure!(line("page")?.contains(&"0B") && line("page")?.ends_with(&["1"]), "{detailed}");
+    daemon.ok(&["rm", "-f", "writer"])?;
     daemon.stop()
 }
 

@@ -7,7 +7,6 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use shoal_engine::container::ListOptions;
 use shoal_engine::events::Delivery;
-use shoal_engine::model::Filters;
 use shoal_engine::model::image::ImageListOptions;
 use shoal_proto::error::Failure;
 
@@ -171,20 +170,23 @@ pub(super) async fn events(context: Arc<Context>, request: Request) -> Answer {
     Ok(response::stream("application/json", lines))
 }
 
-/// What the engine keeps on the disk. Sizes that would have to be measured are not.
+/// What the engine keeps on the disk, measured now.
 pub(super) async fn disk_usage(context: Arc<Context>, request: Request) -> Answer {
     let wanted = request.query.all("type");
     let wants = |kind: &str| wanted.is_empty() || wanted.iter().any(|given| given == kind);
     let mut usage = json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": [] });
     if wants("image") {
-        let mut images =
-            context.engine.images().list(&ImageListOptions { all: true, ..ImageListOptions::default() })?;
+        let mut images = context.engine.images().list(&ImageListOptions {
+            all: true,
+            shared_size: true,
+            ..ImageListOptions::default()
+        })?;
         let containers = context.engine.containers().list(ListOptions { all: true, ..ListOptions::default() }).await?;
         for image in &mut images {
             let users = containers.iter().filter(|container| container.image_id == image.id).count();
             image.containers = i64::try_from(users).unwrap_or(i64::MAX);
         }
-        usage["LayersSize"] = json!(images.iter().map(|image| image.size.max(0)).sum::<i64>());
+        usage["LayersSize"] = json!(context.engine.images().layers_usage().bytes);
         usage["Images"] = json!(images);
     }
     if wants("container") {
@@ -192,7 +194,7 @@ pub(super) async fn disk_usage(context: Arc<Context>, request: Request) -> Answe
         usage["Containers"] = json!(context.engine.containers().list(options).await?);
     }
     if wants("volume") {
-        usage["Volumes"] = json!(context.engine.volumes().list(&Filters::default()).await?.volumes);
+        usage["Volumes"] = json!(context.engine.volumes().usage().await?);
     }
     json_response(&usage)
 }
