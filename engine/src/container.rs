@@ -268,9 +268,14 @@ impl Containers {
     /// Sets the size of its terminal.
     ///
     /// # Errors
-    /// It does not exist or run, or has no terminal.
+    /// It does not exist or run.
     pub async fn resize(&self, id: &str, height: u16, width: u16) -> Result<(), Failure> {
-        let shim = self.inner.containers.find(id)?.running_shim()?;
+        let container = self.inner.containers.find(id)?;
+        let shim = container.running_shim()?;
+        if !container.record().config.tty {
+            // As with dockerd: there is nothing to be done, and nothing wrong.
+            return Ok(());
+        }
         shim.resize(width, height).await.map_err(|error| Failure::internal(&error))
     }
 
@@ -458,14 +463,35 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The instant of the `until` filter, if there is one.
+///
+/// # Errors
+/// When there are several, or it is none.
+pub(crate) fn until_of(filters: &Filters, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    let mut values = filters.get("until");
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(text), None) => until(text, now).map(Some),
+        (Some(_), Some(_)) => Err(Failure::invalid("more than one until filter specified")),
+    }
+}
+
 /// Reads the value of an `until` filter: an instant, seconds since the epoch, or a duration before now.
 ///
 /// # Errors
 /// When it is none of these.
 pub(crate) fn until(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
-    let invalid = || Failure::invalid(format!("invalid filter 'until={text}'"));
+    let invalid = || Failure::invalid(format!("failed to parse value as time or duration: \"{text}\""));
     if let Ok(instant) = Timestamp::parse(text) {
         return Ok(instant);
+    }
+    // A date, or a date and a time of this host's clock.
+    if text.contains('-')
+        && let Ok(local) = text.parse::<jiff::civil::DateTime>()
+    {
+        let zone = jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC);
+        let instant = zone.to_ambiguous_timestamp(local).compatible().map_err(|_| invalid())?.as_nanosecond();
+        return i64::try_from(instant).map(Timestamp).map_err(|_| invalid());
     }
     if let Some((seconds, fraction)) = text.split_once('.').or(Some((text, "0")))
         && let (Ok(seconds), Ok(_)) = (seconds.parse::<i64>(), fraction.parse::<u64>())

@@ -310,7 +310,7 @@ impl VolumeStore {
         let all = filters.boolean("all")?.unwrap_or(false);
         let candidates: Vec<_> =
             self.inner.known().iter().map(|(name, known)| (name.clone(), Arc::clone(known))).collect();
-        let mut report = VolumesPruneReport::default();
+        let mut report = VolumesPruneReport { volumes_deleted: Some(Vec::new()), ..VolumesPruneReport::default() };
         for (name, known) in candidates {
             let labels = known.record.labels.clone().unwrap_or_default();
             let chosen = (all || labels.contains_key(ANONYMOUS))

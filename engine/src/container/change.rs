@@ -22,7 +22,9 @@ pub(crate) async fn rename(inner: &Arc<Inner>, container: &Arc<Container>, name:
         return Err(Failure::invalid("Renaming a container with the same name as its current name"));
     }
     inner.containers.reserve(name, &container.id).map_err(|failure| {
-        Failure::new(failure.kind, format!("Error when allocating new name: {}", failure.message))
+        // As dockerd, which has the slash before a name in its words.
+        let message = failure.message.replace(&format!("name ({name})"), &format!("name (/{name})"));
+        Failure::new(failure.kind, format!("Error when allocating new name: {message}"))
     })?;
     name.clone_into(&mut container.record().name);
     inner.containers.release(&old, &container.id);
@@ -47,6 +49,12 @@ pub(crate) async fn update(
         )));
     }
     let before = container.record().host_config.clone();
+    if before.auto_remove && !matches!(&*request.restart_policy.name, "" | "no") {
+        return Err(Failure::conflict(format!(
+            "Cannot update container {}: Restart policy cannot be updated because AutoRemove is enabled for the container",
+            container.id
+        )));
+    }
     let mut host = before.clone();
     validate::update(&mut host, request)?;
     container.record().host_config = host.clone();

@@ -149,11 +149,19 @@ impl<'a> Selection<'a> {
     }
 
     fn ports_match(&self, record: &Record) -> bool {
-        let published = || record.ports.iter().filter(|(_, to)| to.is_some()).map(|(port, _)| port.as_str());
+        // As in dockerd: `publish` asks for ports of the host, `expose` for the container's.
+        let running = record.state.phase.has_process();
+        let published: Vec<String> = record
+            .ports
+            .iter()
+            .filter(|_| running)
+            .flat_map(|(port, to)| to.iter().flatten().map(move |binding| (port, &binding.host_port)))
+            .filter_map(|(port, host)| Some(format!("{host}/{}", port.split_once('/')?.1)))
+            .collect();
         let exposed = || record.config.exposed_ports.iter().flatten().map(|(port, _)| port.as_str());
         let any_of =
             |name: &str, of: &dyn Fn(&str) -> bool| !self.filters.contains(name) || self.filters.get(name).any(of);
-        any_of("publish", &|wanted| ports::matches(wanted, published()))
+        any_of("publish", &|wanted| ports::matches(wanted, published.iter().map(String::as_str)))
             && any_of("expose", &|wanted| ports::matches(wanted, exposed()))
     }
 }
@@ -223,7 +231,8 @@ mod tests {
         subject.config.labels.insert("tier".to_owned(), "front".to_owned());
         let endpoint = EndpointSettings { network_id: "abcdef".to_owned(), ..EndpointSettings::default() };
         subject.networks.insert("lan".to_owned(), endpoint);
-        subject.ports.insert("80/tcp".to_owned(), Some(vec![crate::model::PortBinding::default()]));
+        let binding = crate::model::PortBinding { host_port: "8080".to_owned(), ..Default::default() };
+        subject.ports.insert("80/tcp".to_owned(), Some(vec![binding]));
         subject
     }
 
@@ -241,7 +250,7 @@ mod tests {
             ("network", "lan", "wan"),
             ("network", "abc", "fff"),
             ("volume", "/b", "/c"),
-            ("publish", "80", "81"),
+            ("publish", "8080", "80"),
             ("is-task", "false", "true"),
             ("ancestor", "bb", "other"),
         ] {

@@ -26,8 +26,8 @@ pub fn merge(mut config: ContainerConfig, image: &ImageConfig) -> Result<Contain
             Some(set) if !set.is_empty() => {
                 set.extend(theirs.iter().flatten().map(|(key, value)| (key.clone(), *value)))
             }
-            _ if theirs.as_ref().is_some_and(|set| !set.is_empty()) => mine.clone_from(theirs),
-            _ => {}
+            // As dockerd: an empty set is none.
+            _ => mine.clone_from(theirs),
         }
     }
     merge_environment(&mut config, image);

@@ -169,7 +169,7 @@ pub(crate) async fn remove_folder_soon(_inner: &Arc<Inner>, folder: PathBuf) {
 /// Removes all containers that do not run and pass the filters (`until`, `label`, `label!`).
 pub(crate) async fn prune(inner: &Arc<Inner>, filters: &Filters) -> Result<ContainersPruneReport, Failure> {
     filters.check(&["until", "label", "label!"])?;
-    let until = filters.get("until").next().map(|text| super::until(text, inner.now())).transpose()?;
+    let until = super::until_of(filters, inner.now())?;
     let mut report = ContainersPruneReport::default();
     for container in inner.containers.all() {
         let chosen = {

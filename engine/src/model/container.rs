@@ -439,8 +439,8 @@ model! {
 model! {
     /// Answer to an update.
     pub struct UpdateResponse {
-        /// What was changed or ignored.
-        pub warnings: Vec<String>,
+        /// What was changed or ignored; `None` when nothing was.
+        pub warnings: Option<Vec<String>>,
     }
 }
 

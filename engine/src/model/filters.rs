@@ -89,8 +89,8 @@ impl Filters {
         self.0.get(name).is_none_or(|values| values.is_empty() || values.iter().any(|value| text.starts_with(value)))
     }
 
-    /// Does the text hold one value? True when there is no such filter. Values with `^` and `$` are anchored there;
-    /// this is the part of dockerd's regular expressions that people use.
+    /// Is the text one value, or does it match one as a regular expression? True when there is no such filter. As in
+    /// dockerd, a value that is no regular expression matches only itself.
     pub fn matches(&self, name: &str, text: &str) -> bool {
         self.0.get(name).is_none_or(|values| values.is_empty() || values.iter().any(|value| holds(text, value)))
     }
@@ -125,9 +125,17 @@ impl Filters {
     }
 }
 
-fn holds(text: &str, pattern: &str) -> bool {
-    let (from_start, pattern) = pattern.strip_prefix('^').map_or((false, pattern), |rest| (true, rest));
+fn holds(text: &str, whole: &str) -> bool {
+    if text == whole {
+        return true;
+    }
+    let (from_start, pattern) = whole.strip_prefix('^').map_or((false, whole), |rest| (true, rest));
     let (to_end, pattern) = pattern.strip_suffix('$').map_or((false, pattern), |rest| (true, rest));
+    if !pattern.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-/:@%= ".contains(&byte)) {
+        let expression = regex::bytes::RegexBuilder::new(whole).unicode(false).size_limit(1 << 20).build();
+        return expression.is_ok_and(|expression| expression.is_match(text.as_bytes()));
+    }
+    // The part of regular expressions that people use, without making one.
     match (from_start, to_end) {
         (true, true) => text == pattern,
         (true, false) => text.starts_with(pattern),
@@ -155,6 +163,17 @@ mod tests {
         assert!(filters.matches("name", "/web"));
         assert!(!filters.matches("name", "/web2"));
         assert!(Filters::default().with("name", "we").matches("name", "/web2"));
+        for (pattern, text, matches) in [
+            ("^/?w.b$", "web", true),
+            ("w.b", "wb", false),
+            ("(web|db)-[0-9]+", "db-12", true),
+            ("web.", "web", false),
+            ("(", "(", true),
+            ("(", "a(b", false),
+            ("\\d", "a1", true),
+        ] {
+            assert_eq!(Filters::default().with("name", pattern).matches("name", text), matches, "{pattern} {text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod api;
 mod attach;
 mod chaos;
+mod conform;
 mod daemon;
 mod engine;
 mod hostile;
