@@ -81,6 +81,11 @@ fn plan(
     let warnings = validate::host_config(&options, &config, &host_config)?;
     let mut config = merge::merge(config, &image.config)?;
     links::check(inner, &host_config)?;
+    for mode in [&host_config.ipc_mode, &host_config.pid_mode] {
+        if let Some(other) = mode.strip_prefix("container:") {
+            inner.containers.find(other)?;
+        }
+    }
     validate::fill_in(&options, &mut host_config);
     let inherited = inherited(inner, host_config.volumes_from.as_deref().unwrap_or_default())?;
     let mut mounts = mounts::plan(&config, &host_config, inherited)?;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use shoal_proto::error::Failure;
 
+mod limits;
 pub mod logging;
 mod platform;
 
@@ -16,8 +17,6 @@ use crate::runtime::capabilities;
 const MIB: i64 = 1024 * 1024;
 /// The kernel's.
 const LONGEST_HOST_NAME: usize = 64;
-/// Less than this a container cannot start with.
-const LEAST_MEMORY: i64 = 6 * MIB;
 /// Paths of `/proc` and `/sys` hidden from containers.
 const MASKED: &[&str] = &[
     "/proc/asound",
@@ -105,7 +104,7 @@ pub fn host_config(
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return invalid("can't create 'AutoRemove' container with restart policy");
     }
-    limits(host)?;
+    limits::check(host)?;
     if !(-1000..=1000).contains(&host.oom_score_adj) {
         return invalid(format!("Invalid value {}, range for oom score adj is [-1000, 1000]", host.oom_score_adj));
     }
@@ -139,6 +138,13 @@ pub fn host_config(
     let published = host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
     if published && host.network_mode == "host" {
         warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
+    if host.oom_kill_disable == Some(true) && host.memory == 0 {
+        warnings.push(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of \
+             resources."
+                .to_owned(),
+        );
     }
     if host.kernel_memory > 0 || host.kernel_memory_tcp > 0 {
         warnings.push("Kernel memory limits are ignored: the kernel has no such limit any more".to_owned());
@@ -175,79 +181,6 @@ pub fn restart_policy(policy: &RestartPolicy) -> Result<(), Failure> {
             "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )),
     }
-}
-
-fn limits(host: &HostConfig) -> Result<(), Failure> {
-    memory(host.memory, host.memory_swap, host.memory_reservation)?;
-    if let Some(swappiness) = host.memory_swappiness
-        && !(-1..=100).contains(&swappiness)
-    {
-        return invalid(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100"));
-    }
-    cpu(host.nano_cpus, host.cpu_period, host.cpu_quota)?;
-    if host.cpu_realtime_period != 0 && host.cpu_realtime_runtime > host.cpu_realtime_period {
-        return invalid("cpu real-time runtime cannot be higher than cpu real-time period");
-    }
-    if host.cpu_shares < 0 {
-        return invalid(format!("invalid CPU shares ({}): value must be a positive integer", host.cpu_shares));
-    }
-    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
-        return invalid("Range of blkio weight is from 10 to 1000");
-    }
-    for set in [&host.cpuset_cpus, &host.cpuset_mems] {
-        if !is_list(set) {
-            return invalid(format!("Invalid value {set} for cpuset cpus"));
-        }
-    }
-    Ok(())
-}
-
-fn memory(limit: i64, swap: i64, reservation: i64) -> Result<(), Failure> {
-    if limit != 0 && limit < LEAST_MEMORY {
-        return invalid("Minimum memory limit allowed is 6MB");
-    }
-    if limit > 0 && swap > 0 && swap < limit {
-        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
-    }
-    if limit == 0 && swap > 0 {
-        return invalid("You should always set the Memory limit when using Memoryswap limit, see usage");
-    }
-    if reservation != 0 && reservation < LEAST_MEMORY {
-        return invalid("Minimum memory reservation allowed is 6MB");
-    }
-    if limit > 0 && reservation > 0 && limit < reservation {
-        return invalid("Minimum memory limit can not be less than memory reservation limit, see usage");
-    }
-    Ok(())
-}
-
-fn cpu(nano: i64, period: i64, quota: i64) -> Result<(), Failure> {
-    if nano > 0 && period > 0 {
-        return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set");
-    }
-    if nano > 0 && quota > 0 {
-        return invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
-    }
-    let cpus = i64::try_from(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)).unwrap_or(1);
-    if nano < 0 || nano > cpus * 1_000_000_000 {
-        return invalid(format!("range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"));
-    }
-    if period != 0 && !(1_000..=1_000_000).contains(&period) {
-        return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
-    }
-    if quota > 0 && quota < 1_000 {
-        return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
-    }
-    Ok(())
-}
-
-/// `0-3,5` or empty?
-fn is_list(text: &str) -> bool {
-    text.is_empty()
-        || text.split(',').all(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            matches!((first.parse::<u32>(), last.parse::<u32>()), (Ok(first), Ok(last)) if first <= last)
-        })
 }
 
 fn runtime(options: &EngineOptions, name: &str) -> Result<(), Failure> {
@@ -433,7 +366,7 @@ pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<(), Failu
             mine.clone_from(new);
         }
     }
-    limits(&next)?;
+    limits::check(&next)?;
     *host = next;
     Ok(())
 }

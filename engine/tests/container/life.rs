@@ -186,6 +186,15 @@ pub(crate) async fn limits_can_be_updated(host: Host) -> Host {
     let inspected = host.inspect(&id).await;
     assert_eq!(inspected.host_config.memory, 48 << 20);
     assert_eq!(inspected.host_config.restart_policy.name, "always");
+    let hierarchy = format!("/sys/fs/cgroup/memory{}/{id}/memory.swappiness", host.options.cgroup_parent);
+    if std::path::Path::new(&hierarchy).exists() {
+        let update = UpdateRequest { memory_swappiness: Some(17), ..UpdateRequest::default() };
+        host.engine.containers().update(&id, update).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&hierarchy).unwrap().trim(), "17");
+    }
+    let fixed = UpdateRequest { ulimits: Some(vec![serde_json::json!({"Name": "core"})]), ..UpdateRequest::default() };
+    let failure = host.engine.containers().update(&id, fixed).await.unwrap_err();
+    assert_eq!(failure.message, "Ulimits of a container cannot be updated: make a new one");
     let wrong = UpdateRequest { memory: 1 << 20, ..UpdateRequest::default() };
     assert!(host.engine.containers().update(&id, wrong).await.is_err());
     host
