@@ -49,6 +49,21 @@ pub(crate) fn take_over<F: Future<Output = ()> + Send>(
     upgrade: OnUpgrade,
     session: impl FnOnce(ConnectionIo) -> F + Send + 'static,
 ) -> Response {
+    hand_over(upgrade, session);
+    let mut answer = response::empty(StatusCode::SWITCHING_PROTOCOLS);
+    answer.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    answer
+}
+
+/// What happens on a connection once its answer, a `101`, is out.
+pub(crate) fn hand_over<F: Future<Output = ()> + Send>(
+    upgrade: OnUpgrade,
+    session: impl FnOnce(ConnectionIo) -> F + Send + 'static,
+) {
     tokio::spawn(async move {
         match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<ConnectionIo>>()) {
             Ok(Ok(parts)) => {
@@ -60,13 +75,6 @@ pub(crate) fn take_over<F: Future<Output = ()> + Send>(
             Err(error) => debug!(error = chain(&error), "API client left before its connection was taken over"),
         }
     });
-    let mut answer = response::empty(StatusCode::SWITCHING_PROTOCOLS);
-    answer.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
-    answer
 }
 
 /// Carries bytes until the output ends, the client leaves, or it types the detach keys.

@@ -30,6 +30,7 @@ mod server;
 mod stdcopy;
 mod swarm;
 mod version;
+mod websocket;
 
 pub use context::{DaemonFacts, Dump, VersionInfo};
 pub use error::ApiError;

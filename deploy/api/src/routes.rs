@@ -58,6 +58,7 @@ fn container_routes() -> Vec<Route> {
         route!(GET "/containers/{id}/stats" => streams::stats),
         route!(GET "/containers/{id}/logs" => streams::logs),
         route!(POST "/containers/{id}/attach" => streams::attach),
+        route!(GET "/containers/{id}/attach/ws" => streams::attach_websocket),
         route!(POST "/containers/{id}/start" => containers::start),
         route!(POST "/containers/{id}/stop" => containers::stop),
         route!(POST "/containers/{id}/restart" => containers::restart),

@@ -299,10 +299,10 @@ fn the_sdk_for_python_finds_what_it_expects() -> anyhow::Result<()> {
     }
     let place = std::env::temp_dir().join("shoal-python-sdk").display().to_string();
     let python = format!("{place}/bin/python");
-    if run(&python, &["-c", "import docker"]).map_or(true, |said| said.code != 0) {
+    if run(&python, &["-c", "import docker, websocket"]).map_or(true, |said| said.code != 0) {
         let made = run("python3", &["-m", "venv", &place])
             .and_then(Said::ok)
-            .and_then(|_| run(&format!("{place}/bin/pip"), &["install", "-q", "docker"])?.ok());
+            .and_then(|_| run(&format!("{place}/bin/pip"), &["install", "-q", "docker", "websocket-client"])?.ok());
         if let Err(error) = made {
             eprintln!("SKIPPED: the Docker SDK for Python cannot be installed: {error:#}");
             return Ok(());

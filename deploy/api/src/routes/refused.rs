@@ -21,7 +21,6 @@ pub(super) fn routes() -> Vec<Route<Context>> {
         route!(POST "/auth" => registry_login),
         route!(GET "/images/search" => search),
         route!(POST "/images/{name...}/push" => push),
-        route!(GET "/containers/{id}/attach/ws" => websocket),
         route!(GET "/plugins" => no_plugins),
         route!(GET "/plugins/privileges" => plugin),
         route!(POST "/plugins/pull" => plugin),
@@ -64,10 +63,6 @@ async fn search(_: Arc<Context>, _: Request) -> Answer {
 
 async fn push(_: Arc<Context>, _: Request) -> Answer {
     Err(ApiError::not_implemented("push is not available yet: use `docker save` and `docker load`"))
-}
-
-async fn websocket(_: Arc<Context>, _: Request) -> Answer {
-    Err(ApiError::not_implemented("attach over a websocket is not offered: use the attach route without /ws"))
 }
 
 async fn no_plugins(_: Arc<Context>, _: Request) -> Answer {

@@ -14,6 +14,7 @@ use crate::query::Query;
 use crate::request::Request;
 use crate::response::{self, Response, json};
 use crate::stdcopy::{self, Channel};
+use crate::websocket;
 
 type Answer = Result<Response, ApiError>;
 
@@ -84,16 +85,29 @@ pub(super) async fn logs(context: Arc<Context>, request: Request) -> Answer {
     Ok(response::stream(content_type(request.version, tty), body))
 }
 
-pub(super) async fn attach(context: Arc<Context>, mut request: Request) -> Answer {
-    let query = &request.query;
-    let options = AttachOptions {
+fn attach_options(query: &Query) -> AttachOptions {
+    AttachOptions {
         stdin: query.flag("stdin"),
         stdout: query.flag("stdout"),
         stderr: query.flag("stderr"),
         logs: query.flag("logs"),
         stream: query.flag("stream"),
         detach_keys: query.text("detachKeys").to_owned(),
-    };
+    }
+}
+
+pub(super) async fn attach_websocket(context: Arc<Context>, mut request: Request) -> Answer {
+    let mut options = attach_options(&request.query);
+    if !request.version.at_least(42) {
+        // Clients of old get all of them.
+        (options.stdin, options.stdout, options.stderr) = (true, true, true);
+    }
+    let streams = context.engine.containers().attach(request.id(), options).await?;
+    websocket::respond(&request.headers, request.upgrade.take(), streams)
+}
+
+pub(super) async fn attach(context: Arc<Context>, mut request: Request) -> Answer {
+    let options = attach_options(&request.query);
     let streams = context.engine.containers().attach(request.id(), options).await?;
     Ok(hijack::respond(request.version, request.upgrade.take(), streams))
 }

@@ -279,7 +279,7 @@ pub(super) const COPIES: &[Line] = &[
 
 /// What the Docker SDK for Python does with containers and their files.
 pub(super) const PYTHON: &str = r#"
-import docker, io, sys, tarfile
+import docker, io, socket, sys, tarfile, websocket
 client = docker.DockerClient(base_url='unix://' + sys.argv[1])
 image = sys.argv[2]
 made = client.containers.create(image, ['sh', '-c', 'echo hi; sleep 1000'], name='sdk', labels={'k': 'v'})
@@ -313,4 +313,18 @@ assert client.containers.prune({'label': 'k=v'})['ContainersDeleted'] == [made.i
 client.images.remove('kept:sdk')
 assert client.containers.create(image, 'true', name='clean').diff() is None
 client.containers.get('clean').remove()
+talk = client.containers.run(image, ['sh', '-c', 'echo first; while read l; do echo got $l; done'], stdin_open=True, detach=True)
+def attach(**more):
+    end = socket.socket(socket.AF_UNIX); end.connect(sys.argv[1])
+    path = f'ws://d/v1.41/containers/{talk.id}/attach/ws?stream=1&stdin=1&stdout=1&logs=1'
+    return websocket.create_connection(path, socket=end, timeout=10, **more)
+web = attach()
+assert web.recv_data() == (websocket.ABNF.OPCODE_BINARY, b'first\n')
+web.send('x' * 100000 + '\n')
+answer = b''
+while not answer.endswith(b'\n'):
+    answer += web.recv_data()[1]
+assert answer == b'got ' + b'x' * 100000 + b'\n', len(answer)
+web.close()
+talk.remove(force=True)
 "#;
