@@ -23,13 +23,11 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(15);
 /// Starts a container, for a user or for its policy.
 #[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
 pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_user: bool) -> Result<(), Failure> {
-    let turn = container.operation.lock().await;
+    let (_alone, turn) = alone_in_turn(container).await;
     let phase = container.phase();
     may_start(container, phase, by_user)?;
     let _keeps_places = network::hold(inner, container);
     container.set_restart_timer(None);
-    // Who looks at its files has its root mounted.
-    let _alone = container.file_access.write().await;
     match run(inner, container).await {
         Ok(shim) => {
             started(inner, container, &shim, by_user).await;
@@ -50,6 +48,23 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
                 let _logged = remove::finish(inner, container, &turn, true).await;
             }
             Err(error.failure)
+        }
+    }
+}
+
+/// The container's turn, and unless it runs its files for itself: who looks at them has its root mounted, which must not be
+/// mounted twice. That is waited for out of turn, so that it can be stopped and removed meanwhile.
+async fn alone_in_turn(
+    container: &Arc<Container>,
+) -> (Option<tokio::sync::RwLockWriteGuard<'_, ()>>, tokio::sync::MutexGuard<'_, ()>) {
+    loop {
+        let alone = match container.phase().has_process() {
+            true => None,
+            false => Some(container.file_access.write().await),
+        };
+        let turn = container.operation.lock().await;
+        if alone.is_some() || container.phase().has_process() {
+            return (alone, turn);
         }
     }
 }

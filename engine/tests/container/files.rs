@@ -282,6 +282,8 @@ pub(crate) async fn a_start_waits_for_who_looks_at_its_files(host: Host) -> Host
     let mut start = Box::pin(containers.start(&id));
     let early = tokio::time::timeout(Duration::from_millis(300), &mut start).await;
     assert!(early.is_err(), "two mounts of one root");
+    // It can be dealt with meanwhile.
+    containers.rename(&id, "renamed").await.unwrap();
     while stream.next().await.is_some() {}
     start.await.unwrap();
     assert_eq!(host.exec(&id, "wc -c < /srv/large").await.trim(), large.len().to_string());
