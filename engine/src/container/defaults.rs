@@ -36,12 +36,11 @@ pub(crate) fn fill_in(defaults: &ContainerDefaults, host: &mut HostConfig) {
     if host.shm_size == 0 {
         host.shm_size = defaults.shm_size_bytes;
     }
-    // An empty list that was given stays one.
-    let given = host.ulimits.is_some();
-    let mine = host.ulimits.take().unwrap_or_default();
-    let more = defaults.ulimits.iter().filter(|limit| !mine.iter().any(|have| have.name == limit.name)).cloned();
-    let all: Vec<_> = mine.iter().cloned().chain(more).collect();
-    host.ulimits = (given || !all.is_empty()).then_some(all);
+    for limit in &defaults.ulimits {
+        if !host.ulimits.iter().flatten().any(|have| have.name == limit.name) {
+            host.ulimits.get_or_insert_default().push(limit.clone());
+        }
+    }
 }
 
 /// Could a container have the defaults?
@@ -90,6 +89,9 @@ mod tests {
         assert_eq!(host.log_config, log("json-file", &[("max-size", "1m"), ("max-file", "7")]));
         assert_eq!(host.ulimits, Some(vec![ulimit("nofile", 20), ulimit("core", 0)]));
         assert_eq!((host.ipc_mode.as_str(), host.shm_size), ("host", 1 << 20));
+        let mut plain = HostConfig { ulimits: Some(Vec::new()), ..HostConfig::default() };
+        fill_in(&ContainerDefaults::default(), &mut plain);
+        assert_eq!(plain.ulimits, Some(Vec::new()), "what is empty is shown as empty");
         let mut silent = HostConfig { log_config: log("none", &[]), ..HostConfig::default() };
         fill_in(&defaults, &mut silent);
         assert_eq!(silent.log_config, log("none", &[]), "options of another driver");

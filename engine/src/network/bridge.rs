@@ -100,10 +100,14 @@ impl Core {
         check_default_bridge(&subnet, local)?;
         let mtu = match (local.mtu, before) {
             (Some(mtu), _) => mtu,
-            (None, Some(before)) => before.mtu,
-            (None, None) => self.default_mtu()?,
+            (None, Some(before)) if !before.mtu_given => before.mtu,
+            (None, _) => self.default_mtu()?,
         };
-        let bridge = Bridge { route_via: local.default_gateway, ..wish.bridge(subnet, link, mtu) };
+        let bridge = Bridge {
+            route_via: local.default_gateway,
+            mtu_given: local.mtu.is_some(),
+            ..wish.bridge(subnet, link, mtu)
+        };
         network.driver = Driver::Bridge;
         network.options = default_bridge_options(&bridge);
         network.bridge = Some(bridge);

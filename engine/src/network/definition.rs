@@ -94,6 +94,9 @@ pub(super) struct Bridge {
     pub masquerade: bool,
     /// Address that ports without one are published at.
     pub binding: Ipv4Addr,
+    /// Was the largest packet given? If not, it stays as it was when the bridge was made.
+    #[serde(default)]
+    pub mtu_given: bool,
     /// Where its containers send what leaves it; `None` is the bridge.
     #[serde(default)]
     pub route_via: Option<Ipv4Addr>,
@@ -298,6 +301,7 @@ impl Wish {
             icc: self.icc.unwrap_or(true),
             masquerade: self.masquerade.unwrap_or(true),
             binding: self.binding.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            mtu_given: self.mtu.is_some(),
             route_via: None,
         }
     }
