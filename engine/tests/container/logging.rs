@@ -8,7 +8,7 @@ use futures::StreamExt;
 use shoal_engine::container::{LogOptions, OutputKind, WaitCondition};
 use shoal_engine::model::{HostConfig, LogConfig};
 
-use super::harness::Host;
+use super::harness::{Host, request};
 
 fn with(kind: &str, options: &[(&str, &str)]) -> HostConfig {
     let config: BTreeMap<_, _> =
@@ -85,6 +85,53 @@ pub(crate) async fn services_get_what_logs_shows(host: Host) -> Host {
         panic!("there is nothing to read")
     };
     assert_eq!(failure.message, "configured logging driver does not support reading");
+    host
+}
+
+/// What is at `/run/systemd` for this program alone: the harness gave it mounts of its own.
+struct Journal {
+    service: UnixDatagram,
+    made: bool,
+}
+
+impl Journal {
+    fn open() -> Self {
+        let made = std::fs::create_dir("/run/systemd").is_ok();
+        rustix::mount::mount("tmpfs", "/run/systemd", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        std::fs::create_dir("/run/systemd/journal").unwrap();
+        let service = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
+        service.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self { service, made }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount("/run/systemd", rustix::mount::UnmountFlags::DETACH);
+        if self.made {
+            let _ = std::fs::remove_dir("/run/systemd");
+        }
+    }
+}
+
+pub(crate) async fn the_journal_gets_messages_and_fields(host: Host) -> Host {
+    let journal = Journal::open();
+    let options = [("tag", "{{.Name}}"), ("env", "COLOUR"), ("mode", "non-blocking"), ("max-buffer-size", "64k")];
+    let mut wanted = request(&["sh", "-c", "echo oh >&2; sleep 0.1"], with("journald", &options));
+    wanted.config.env = Some(vec!["COLOUR=red".to_owned()]);
+    let id = host.engine.containers().create(Some("scribe".to_owned()), wanted).await.unwrap().id;
+    let ended = host.engine.containers().begin_wait(&id, WaitCondition::NextExit).unwrap();
+    host.engine.containers().start(&id).await.unwrap();
+    ended.await;
+    let mut buffer = [0; 2048];
+    let length = journal.service.recv(&mut buffer).unwrap();
+    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    for field in
+        [&format!("CONTAINER_ID_FULL={id}\n"), "CONTAINER_TAG=scribe\n", "COLOUR=red\n", "PRIORITY=3\n", "MESSAGE=oh\n"]
+    {
+        assert!(text.contains(field), "{field} is not in {text}");
+    }
+    assert_eq!(host.output_of(&id, Some(OutputKind::Stderr)).await, "oh\n", "kept beside the journal");
     host
 }
 

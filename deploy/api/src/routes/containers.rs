@@ -45,6 +45,10 @@ pub(super) async fn top(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn start(context: Arc<Context>, request: Request) -> Answer {
+    if request.query.non_empty("checkpoint").is_some() {
+        // As dockerd without its experimental features.
+        return Err(ApiError::invalid("checkpoint is only supported in experimental mode"));
+    }
     context.engine.containers().start(request.id()).await?;
     Ok(no_content())
 }
