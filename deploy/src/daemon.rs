@@ -61,9 +61,10 @@ pub(crate) async fn run(given: DaemonOptions) -> anyhow::Result<()> {
     if let Some(score) = settings.oom_score_adjust {
         std::fs::write("/proc/self/oom_score_adj", score.to_string()).context("cannot set oom_score_adj")?;
     }
-    let _pidfile = PidFile::write(&settings.pidfile)?;
+    // First: this waits for a daemon that was killed a moment ago, whose process the pidfile still names.
     let _data = FolderLock::take(&settings.engine.data_root).await?;
     let _state = FolderLock::take(&settings.engine.exec_root).await?;
+    let _pidfile = PidFile::write(&settings.pidfile)?;
     if given.teardown {
         return tear_down(&settings).await;
     }
