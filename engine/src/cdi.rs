@@ -19,6 +19,11 @@ use crate::model::DeviceRequest;
 
 /// Where the files are, the second folder before the first.
 const FOLDERS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+/// The folders, as the daemon's options say.
+pub fn folders(given: &[PathBuf]) -> Vec<PathBuf> {
+    if given.is_empty() { FOLDERS.map(PathBuf::from).to_vec() } else { given.to_vec() }
+}
+
 /// The driver's name in a request.
 pub const DRIVER: &str = "cdi";
 /// The vendor and class that `--gpus` means.
@@ -86,12 +91,8 @@ struct Loaded {
 }
 
 impl Registry {
-    /// Reads the files of this machine. Blocks.
-    pub fn read() -> Self {
-        Self::read_folders(&FOLDERS.map(PathBuf::from))
-    }
-
-    fn read_folders(folders: &[PathBuf]) -> Self {
+    /// Reads the files in these folders. Blocks.
+    pub fn read(folders: &[PathBuf]) -> Self {
         let mut registry = Self::default();
         for (priority, folder) in folders.iter().enumerate() {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -172,7 +173,7 @@ mod tests {
         for (folder, name, text) in files {
             std::fs::write(folders[*folder].join(name), text).unwrap();
         }
-        let registry = Registry::read_folders(&folders);
+        let registry = Registry::read(&folders);
         (dir, registry)
     }
 

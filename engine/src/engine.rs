@@ -263,6 +263,11 @@ impl Engine {
         Containers::new(Arc::clone(&self.inner))
     }
 
+    /// Where specifications of vendors' devices are read.
+    pub fn device_folders(&self) -> Vec<PathBuf> {
+        crate::cdi::folders(&self.inner.options.containers.cdi_folders)
+    }
+
     /// Images.
     pub fn images(&self) -> &ImageStore {
         &self.inner.images

@@ -140,6 +140,8 @@ pub struct ContainerDefaults {
     pub dns_search: Vec<String>,
     /// Options of the resolver.
     pub dns_options: Vec<String>,
+    /// Folders of device specifications, the later before the earlier; none are the interface's own two.
+    pub cdi_folders: Vec<PathBuf>,
 }
 
 /// Seccomp profile of containers that name none.

@@ -100,7 +100,7 @@ pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
     let mut disk = Disk {
         user: user_of(inner, container, &record)?,
         log: log_source::sink(&record, &container.folder, &inner.options.hostname)?,
-        devices: vendor_devices(&record)?,
+        devices: vendor_devices(inner, &record)?,
         rootfs: Some(rootfs),
         ..Disk::default()
     };
@@ -133,9 +133,12 @@ pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Re
     Ok(disk)
 }
 
-fn vendor_devices(record: &Record) -> Result<cdi::Edits, Failure> {
+fn vendor_devices(inner: &Inner, record: &Record) -> Result<cdi::Edits, Failure> {
     let names = cdi::names(record.host_config.device_requests.as_deref().unwrap_or_default())?;
-    if names.is_empty() { Ok(cdi::Edits::default()) } else { cdi::Registry::read().edits(&names) }
+    if names.is_empty() {
+        return Ok(cdi::Edits::default());
+    }
+    cdi::Registry::read(&cdi::folders(&inner.options.containers.cdi_folders)).edits(&names)
 }
 
 fn volume_source(inner: &Arc<Inner>, id: &str, mount: &MountRecord) -> Result<PathBuf, Failure> {

@@ -516,9 +516,11 @@ pub(crate) async fn links_lead_to_other_containers(host: Host) -> Host {
 }
 
 pub(crate) async fn devices_of_vendors_are_given(host: Host) -> Host {
-    // The harness has mounts of its own: what is mounted here nobody else sees.
-    let made = std::fs::create_dir("/etc/cdi").is_ok();
-    rustix::mount::mount("tmpfs", "/etc/cdi", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    let folder = host.folder.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let mut host = host;
+    host.options.containers.cdi_folders = vec![folder.clone()];
+    let host = host.reopen().await;
     let seen = host.folder.path().join("seen");
     let document = format!(
         "cdiVersion: 0.6.0\nkind: example.com/toy\ndevices:\n- name: one\n  containerEdits:\n    env: [TOY=1]\n    \
@@ -528,7 +530,7 @@ pub(crate) async fn devices_of_vendors_are_given(host: Host) -> Host {
         host.folder.path().display(),
         seen.display(),
     );
-    std::fs::write("/etc/cdi/toy.yaml", document).unwrap();
+    std::fs::write(folder.join("toy.yaml"), document).unwrap();
     let toy = |name: &str| {
         let ids = Some(vec![format!("example.com/toy={name}")]);
         let request = DeviceRequest { driver: "cdi".to_owned(), device_ids: ids, ..DeviceRequest::default() };
@@ -547,10 +549,6 @@ pub(crate) async fn devices_of_vendors_are_given(host: Host) -> Host {
         let id = host.create("", &["true"], toy(name)).await;
         let failure = containers.start(&id).await.unwrap_err();
         assert!(failure.message.contains(text), "{failure}");
-    }
-    rustix::mount::unmount("/etc/cdi", rustix::mount::UnmountFlags::DETACH).unwrap();
-    if made {
-        std::fs::remove_dir("/etc/cdi").unwrap();
     }
     host
 }

@@ -106,7 +106,7 @@ pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
         "RuncCommit": { "ID": "", "Expected": "" },
         "InitCommit": { "ID": "", "Expected": "" },
         "ProductLicense": "",
-        "CDISpecDirs": [],
+        "CDISpecDirs": context.engine.device_folders(),
     });
     if let (Value::Object(info), Value::Object(engine)) = (&mut info, engine) {
         info.extend(engine);

@@ -158,7 +158,7 @@ pub(super) const DIRECTIVES: &[Directive] = &[
     directive("userns-remap", Text, Refused("user namespaces are not offered yet"), "User of the user namespaces"),
     directive("cpu-rt-period", Number, Refused("real-time scheduling is set per container"), "Real-time period of the parent cgroup"),
     directive("cpu-rt-runtime", Number, Refused("real-time scheduling is set per container"), "Real-time runtime of the parent cgroup"),
-    directive("cdi-spec-dirs", List, Idle("devices of CDI are not offered"), "Folder of CDI specifications").flag("cdi-spec-dir"),
+    directive("cdi-spec-dirs", List, Start, "Folder of CDI specifications").flag("cdi-spec-dir"),
     // Local networks.
     directive("bridge", Text, Start, "Use this bridge, made by somebody else, as the default one; none is no default bridge").short('b'),
     directive("bip", Text, Start, "Address and prefix length of the default bridge, for example 172.17.0.1/16"),

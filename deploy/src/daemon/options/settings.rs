@@ -346,6 +346,7 @@ fn containers(reader: &Reader<'_>) -> anyhow::Result<ContainerDefaults> {
         },
         dns: dns(reader)?,
         dns_search: reader.list("dns-search"),
+        cdi_folders: reader.list("cdi-spec-dirs").into_iter().map(PathBuf::from).collect(),
         dns_options: reader.list("dns-opts"),
     })
 }
