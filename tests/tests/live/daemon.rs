@@ -41,7 +41,7 @@ fn options_are_checked_as_dockerd_checks_them() -> anyhow::Result<()> {
         ["--data-root", &data, "--exec-root", &exec, "--pidfile", &pid, "-H", &socket, "--config-file", &good];
     let log: Vec<&str> = folders.into_iter().chain(["--log-driver", "carrier-pigeon"]).collect();
     let driver = host.run(&[&[dockerd.as_str()], log.as_slice()].concat())?.refused()?;
-    ensure!(driver.contains("no log driver named 'carrier-pigeon' is registered"), "{driver}");
+    ensure!(driver.contains("plugin \"carrier-pigeon\" not found"), "{driver}");
     Ok(())
 }
 
