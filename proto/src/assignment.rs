@@ -126,7 +126,7 @@ pub struct EndpointRecord {
     pub service: Option<ServiceId>,
     /// DNS name of the task, `<service>.<slot>.<task id>`, or of the attached container; empty for nodes.
     pub name: String,
-    /// More DNS names of an attached container. Those of a task are its service's.
+    /// More DNS names: of an attached container those that it was given, of a running task its container's short id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// Does it take traffic: is the task running, and wanted so?

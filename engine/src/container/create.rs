@@ -90,7 +90,13 @@ fn plan(
     let inherited = inherited(inner, host_config.volumes_from.as_deref().unwrap_or_default())?;
     let mut mounts = mounts::plan(&config, &host_config, inherited)?;
     image_mounts::resolve(inner, id, &mut mounts)?;
-    if config.hostname.is_empty() && !host_config.network_mode.starts_with("container:") {
+    if let Some(other) = host_config.network_mode.strip_prefix("container:") {
+        // Its hosts file is shared, so its name is, too.
+        if let Ok(other) = inner.containers.find(other) {
+            let shared = other.record().config.clone();
+            (config.hostname, config.domainname) = (shared.hostname, shared.domainname);
+        }
+    } else if config.hostname.is_empty() {
         let of_host = host_config.network_mode == "host" || host_config.uts_mode == "host";
         config.hostname = if of_host { inner.options.hostname.clone() } else { id[..12].to_owned() };
     }

@@ -329,7 +329,9 @@ pub(crate) async fn spawn_exec(
     // One that was linked may have ended since.
     let of_links = super::links::environment(inner, &record).unwrap_or_default();
     let process = tokio::task::spawn_blocking(move || exec_process(&reader, &record, &wanted, of_links)).await;
-    let process = process.map_err(|error| refuse(error.to_string()))?.map_err(refuse)?;
+    // As in dockerd, a user who does not exist is a command that cannot be executed.
+    let unfit = |message| ShimError::Runtime(RuntimeFailure::new(FailureKind::CommandNotExecutable, message));
+    let process = process.map_err(|error| refuse(error.to_string()))?.map_err(unfit)?;
     let config = ExecConfig {
         id: id.to_owned(),
         container_dir: folder,

@@ -302,6 +302,7 @@ pub(crate) async fn connect(
 ) -> Result<(), Failure> {
     let _turn = container.operation.lock().await;
     check_mode(&mode(&container.record()))?;
+    check_alone(&container.record(), network)?;
     let found = match inner.networks.inspect_network(network) {
         Ok(found) => found,
         Err(failure) if failure.kind == ErrorKind::NotFound && inner.cluster.is_inside() => {
@@ -355,6 +356,20 @@ fn check_mode(mode: &Mode) -> Result<(), Failure> {
             "container sharing network namespace with another container or host cannot be connected to any other network",
         )),
         Mode::Own(_) => Ok(()),
+    }
+}
+
+/// The host's network and none at all go with no other.
+fn check_alone(record: &Record, network: &str) -> Result<(), Failure> {
+    let has_none = record.networks.contains_key("none");
+    match network {
+        "host" => {
+            Err(Failure::invalid("container cannot be disconnected from host network or connected to host network"))
+        }
+        _ if network == "none" || has_none => Err(Failure::invalid(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+        )),
+        _ => Ok(()),
     }
 }
 

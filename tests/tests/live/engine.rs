@@ -104,6 +104,21 @@ fn volumes_keep_and_networks_name() -> anyhow::Result<()> {
             .ok()?;
     }
     ensure!(lab.docker("m1", &["network", "rm", "lan"])?.refused()?.contains("active endpoints"));
+    // Who shares a network shares its names; and some networks go with no other.
+    lab.docker(
+        "m1",
+        &["run", "-d", "--name", "alone", "--hostname", "box", "--network", "none", image::NAME, "sleep", "1000"],
+    )?
+    .ok()?;
+    let guest = ["run", "--rm", "--network", "container:alone", image::NAME, "hostname"];
+    ensure!(lab.docker("m1", &guest)?.ok()? == "box");
+    for network in ["lan", "host"] {
+        let refused = lab.docker("m1", &["network", "connect", network, "alone"])?.refused()?;
+        ensure!(refused.contains("container cannot be"), "{network}: {refused}");
+    }
+    ensure!(lab.docker("m1", &["network", "connect", "none", "server"])?.refused()?.contains("private (none) mode"));
+    ensure!(lab.docker("m1", &["exec", "-u", "nobody-knows", "alone", "true"])?.code == 126);
+    lab.ok("m1", "rm -f alone")?;
     lab.ok("m1", "rm -f server")?;
     lab.ok("m1", "network rm lan")?;
     lab.down()

@@ -233,6 +233,9 @@ fn numbers_that_make_no_sense() -> anyhow::Result<()> {
     let (status, answer) = lab.request("POST", "m1", "/services/create", &none)?;
     ensure!(status == 201, "no replicas are a number, too: {status} {answer}");
     ensure!(lab.ok("m1", "service ls -q")?.lines().count() == 1, "a refused service was made");
+    let short = lab.docker("m1", &["swarm", "update", "--cert-expiry", "59m"])?.refused()?;
+    ensure!(short.contains("minimum certificate expiry time is: 1h0m0s"), "{short}");
+    lab.ok("m1", "swarm update --cert-expiry 1h")?;
     lab.down()
 }
 

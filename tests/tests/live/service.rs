@@ -114,6 +114,11 @@ fn names_resolve_and_the_client_keeps_its_address() -> anyhow::Result<()> {
         seen.sort();
         seen.dedup();
         ensure!(seen.len() == 3, "the virtual address reaches {} of 3 tasks from {host}", seen.len());
+        // Each page is its server's host name, which leads to that server from everywhere.
+        for name in &seen {
+            let page = inside(&format!("timeout 2 wget -q -O - http://{name}/"))?;
+            ensure!(page == *name, "{name} leads to {page} on {host}");
+        }
         inside("ping -c 1 -W 2 web").with_context(|| format!("ping from {host}"))?;
         // The server writes down whom it answered: it must be the client itself, not a translator in between.
         let own = inside("ip -4 -o addr | grep -v ' lo ' | grep -o 'inet 10\\.0\\.[0-9.]*' | head -1")?;

@@ -12,6 +12,9 @@ use shoal_proto::task_state::TaskState;
 
 use crate::store::Store;
 
+/// Digits of a container's short id.
+const SHORT_ID: usize = 12;
+
 /// Is the task one that its node has to know? It stays so when it has ended, until it is deleted; but not when it was
 /// given up, for then the node that returns has to forget it.
 pub(super) fn is_assigned(task: &Task) -> bool {
@@ -96,6 +99,9 @@ pub(super) fn task_endpoint(store: &Store, task: &Task, network: NetworkId) -> O
     let serving = task.status.state == TaskState::Running
         && task.desired_state <= TaskState::Running
         && node.is_some_and(|node| is_reachable(node));
+    // The container's short id is its host name unless it was given one, by which programs tell others where they are.
+    let container = task.status.container.as_ref().filter(|_| serving);
+    let short_id = container.and_then(|container| container.container_id.get(..SHORT_ID));
     Some(AssignmentItem::Endpoint(EndpointRecord {
         network,
         owner: EndpointOwner::Task(task.id),
@@ -104,7 +110,7 @@ pub(super) fn task_endpoint(store: &Store, task: &Task, network: NetworkId) -> O
         node_addr: node.and_then(|node| data_address(node)),
         service: Some(task.service_id),
         name: task.name(),
-        aliases: Vec::new(),
+        aliases: short_id.map(str::to_owned).into_iter().collect(),
         serving,
     }))
 }

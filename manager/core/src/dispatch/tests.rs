@@ -167,6 +167,7 @@ fn endpoints_follow_their_tasks_and_reach_only_nodes_on_the_network() {
     let told = sessions.told();
     let record = &endpoints(&told[&1])[0];
     assert!(record.serving);
+    assert_eq!(record.aliases, ["c".repeat(12)], "its container's short id");
     assert_eq!(record.name, sessions.world.runnable(b)[0].name());
     assert_eq!((record.node, record.service), (NodeId::from_bits(2), Some(b)));
     assert_eq!(record.node_addr, "192.168.0.3".parse().ok());

@@ -16,6 +16,8 @@ use crate::swarm::model;
 
 /// Shorter heartbeats than this would be missed by healthy nodes under load.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Shortest life of a node's certificate.
+const MIN_EXPIRY: Duration = Duration::from_secs(3600);
 
 /// Settings as their user sent them. As in dockerd, what is left out or zero takes the value from `base`: the defaults
 /// for `init`, the current settings for `update`.
@@ -37,6 +39,10 @@ pub(crate) fn cluster_spec(spec: model::ClusterSpec, base: &ClusterSpec) -> Resu
         return Err(ApiError::invalid("Dispatcher.HeartbeatPeriod must be at least 100ms"));
     }
     let expiry = duration("CAConfig.NodeCertExpiry", ca.node_cert_expiry)?;
+    // As dockerd. A node whose certificate ran out while it was away, or while nobody led, has to join again.
+    if !expiry.is_zero() && expiry < MIN_EXPIRY {
+        return Err(ApiError::invalid("minimum certificate expiry time is: 1h0m0s"));
+    }
     let history = match spec.orchestration.task_history_retention_limit {
         None => base.task_history_limit,
         Some(limit) => u64::try_from(limit)
