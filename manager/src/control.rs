@@ -129,6 +129,9 @@ impl Inner {
                 Try::Done(result) => return result,
                 Try::Again(reason) => reason,
             };
+            if self.stop.is_cancelled() {
+                return Err(no_manager());
+            }
             if Instant::now() >= deadline {
                 return Err(no_leader(&reason));
             }
@@ -242,13 +245,21 @@ impl Inner {
             let reason = match read {
                 Ok(index) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    match tokio::time::timeout(left, self.raft.cell().wait_for(index)).await {
+                    let waited = tokio::select! {
+                        // What others decide from now on is not told to it any more.
+                        () = self.stop.cancelled() => return Err(no_manager()),
+                        waited = tokio::time::timeout(left, self.raft.cell().wait_for(index)) => waited,
+                    };
+                    match waited {
                         Ok(()) => return Ok(()),
                         Err(_) => "this manager lags behind".to_owned(),
                     }
                 }
                 Err(reason) => reason,
             };
+            if self.stop.is_cancelled() {
+                return Err(no_manager());
+            }
             if Instant::now() >= deadline {
                 return Err(no_leader(&reason));
             }
@@ -271,6 +282,11 @@ impl Inner {
 
 fn bytes_of(forwarded: &Forwarded) -> prost::bytes::Bytes {
     codec::encode(forwarded).into()
+}
+
+/// It was demoted, has left, or is being stopped.
+fn no_manager() -> Failure {
+    Failure::unavailable("this node is not a swarm manager any more: ask another one")
 }
 
 /// As Swarm puts it, because people look for these words.

@@ -13,7 +13,10 @@ async fn one_manager_remembers_over_a_restart() {
     let mut cluster = Cluster::new(1).await;
     write(&cluster.any(), "kept").await.unwrap();
     let before = cluster.any().read().await.unwrap();
+    let handle = cluster.any();
     cluster.members[0].stop().await;
+    let refused = handle.read().await.unwrap_err();
+    assert!(refused.message.contains("not a swarm manager any more"), "{refused}");
     cluster.members[0].start().await;
     let after = cluster.any().read().await.unwrap();
     assert!(has_secret(&after, "kept"));
