@@ -28,6 +28,8 @@ pub(super) struct RotatedFile {
     options: LogFile,
     file: File,
     length: u64,
+    /// Whole records that are not written yet.
+    pending: Vec<u8>,
     /// What is still to be written of a write that failed half-way.
     owed: Vec<u8>,
     /// The process that packs the last rotated file.
@@ -39,7 +41,7 @@ impl RotatedFile {
     pub(super) fn open(options: &LogFile) -> io::Result<Self> {
         let file = open(&options.path)?;
         let length = file.metadata()?.len();
-        Ok(Self { options: options.clone(), file, length, owed: Vec::new(), packing: None })
+        Ok(Self { options: options.clone(), file, length, pending: Vec::new(), owed: Vec::new(), packing: None })
     }
 
     /// The file as it is now, and for whoever wants to mend its end.
@@ -54,17 +56,22 @@ impl RotatedFile {
         Ok(())
     }
 
-    /// Whether it has to be rotated before so many bytes more are followed by others. As dockerd: a file that has reached
-    /// the limit is rotated before the next message, so one may be a message too long.
-    pub(super) fn is_full(&self, pending: usize) -> bool {
-        self.options.max_size_bytes.is_some_and(|limit| self.length + pending as u64 >= limit)
+    /// Where the next record goes, until [`Self::flush`]. As dockerd: a file that has reached the limit is rotated before the
+    /// next message, so one may be a message too long.
+    pub(super) fn begin_record(&mut self) -> io::Result<&mut Vec<u8>> {
+        let length = self.length + self.pending.len() as u64;
+        if self.options.max_size_bytes.is_some_and(|limit| length >= limit) {
+            self.flush()?;
+            self.rotate()?;
+        }
+        Ok(&mut self.pending)
     }
 
-    /// Appends whole records.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let owed = std::mem::take(&mut self.owed);
+    /// Writes the records that were begun.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let (owed, pending) = (std::mem::take(&mut self.owed), std::mem::take(&mut self.pending));
         self.write(&owed)?;
-        self.write(bytes)
+        self.write(&pending)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -87,7 +94,7 @@ impl RotatedFile {
     }
 
     /// `log` becomes `log.1`, that one `log.2`, and so on; the oldest goes.
-    pub(super) fn rotate(&mut self) -> io::Result<()> {
+    fn rotate(&mut self) -> io::Result<()> {
         self.finish();
         if self.options.max_file > 1 {
             for number in (1..self.options.max_file).rev() {

@@ -31,22 +31,17 @@ pub(crate) struct JsonFileLog {
     file: RotatedFile,
     /// `"attrs":{...},` or nothing.
     attributes: String,
-    pending: Vec<u8>,
 }
 
 impl JsonFileLog {
     /// Opens the log for appending.
     pub(crate) fn open(options: &LogFile, attributes: &[(String, String)]) -> io::Result<Self> {
         let file = RotatedFile::open(options)?;
-        Ok(Self { file, attributes: encode_attributes(attributes), pending: Vec::new() })
+        Ok(Self { file, attributes: encode_attributes(attributes) })
     }
 
     pub(super) fn push(&mut self, entry: &Entry<'_>) -> io::Result<()> {
-        if self.file.is_full(self.pending.len()) {
-            self.flush()?;
-            self.file.rotate()?;
-        }
-        let out = &mut self.pending;
+        let out = self.file.begin_record()?;
         out.extend_from_slice(b"{\"log\":\"");
         escape(entry.message.bytes, out);
         if entry.message.ends_line {
@@ -61,13 +56,8 @@ impl JsonFileLog {
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        let pending = std::mem::take(&mut self.pending);
-        self.file.append(&pending)
-    }
-
-    pub(super) fn finish(&mut self) {
-        self.file.finish();
+    pub(super) fn file(&mut self) -> &mut RotatedFile {
+        &mut self.file
     }
 }
 

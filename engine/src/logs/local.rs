@@ -25,7 +25,6 @@ const LENGTH: usize = 4;
 #[derive(Debug)]
 pub(crate) struct LocalLog {
     file: RotatedFile,
-    pending: Vec<u8>,
 }
 
 impl LocalLog {
@@ -38,25 +37,16 @@ impl LocalLog {
             let end = forward(&reader, 0)?.0;
             file.cut(end)?;
         }
-        Ok(Self { file, pending: Vec::new() })
+        Ok(Self { file })
     }
 
     pub(super) fn push(&mut self, entry: &Entry<'_>) -> io::Result<()> {
-        if self.file.is_full(self.pending.len()) {
-            self.flush()?;
-            self.file.rotate()?;
-        }
-        encode(entry, &mut self.pending);
+        encode(entry, self.file.begin_record()?);
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        let pending = std::mem::take(&mut self.pending);
-        self.file.append(&pending)
-    }
-
-    pub(super) fn finish(&mut self) {
-        self.file.finish();
+    pub(super) fn file(&mut self) -> &mut RotatedFile {
+        &mut self.file
     }
 }
 
@@ -298,7 +288,7 @@ mod tests {
         for line in [&b"one"[..], b"two", b"three"] {
             log.push(&entry(line, true, false)).unwrap();
         }
-        log.flush().unwrap();
+        log.file().flush().unwrap();
         let good = std::fs::read(&path).unwrap();
         let file = File::open(&path).unwrap();
         let (offset, found) = tail_offset(&file, 2).unwrap();
@@ -318,7 +308,7 @@ mod tests {
         let mut log = LocalLog::open(&options(&path, Some(60), true)).unwrap();
         for number in 0..9 {
             log.push(&entry(format!("line {number}").as_bytes(), true, false)).unwrap();
-            log.flush().unwrap();
+            log.file().flush().unwrap();
         }
         let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|one| one.unwrap().file_name()).collect();
         names.sort();

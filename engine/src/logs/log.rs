@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use shoal_proto::time::Timestamp;
 
+use super::file::RotatedFile;
 use super::journald::Journald;
 use super::json_file::{JsonFileLog, Stream};
 use super::lines::{LineCutter, Message};
@@ -100,10 +101,8 @@ impl Log {
     pub(crate) fn finish(&mut self, now: Timestamp) -> io::Result<()> {
         let stdout = self.feed(Stream::Stdout, now, |cutter, emit| cutter.finish(emit));
         let stderr = self.feed(Stream::Stderr, now, |cutter, emit| cutter.finish(emit));
-        match &mut self.records {
-            Some(Records::JsonFile(log)) => log.finish(),
-            Some(Records::Local(log)) => log.finish(),
-            None => {}
+        if let Some(records) = &mut self.records {
+            records.file().finish();
         }
         let sent = self.remote.as_mut().map_or(Ok(()), Remote::finish);
         stdout.and(stderr).and(sent)
@@ -134,7 +133,7 @@ impl Log {
                 result = taken.and(sent);
             }
         });
-        result.and(self.records.as_mut().map_or(Ok(()), Records::flush))
+        result.and(self.records.as_mut().map_or(Ok(()), |records| records.file().flush()))
     }
 
     /// Must the container wait until a log service takes more?
@@ -166,10 +165,10 @@ impl Records {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn file(&mut self) -> &mut RotatedFile {
         match self {
-            Self::JsonFile(log) => log.flush(),
-            Self::Local(log) => log.flush(),
+            Self::JsonFile(log) => log.file(),
+            Self::Local(log) => log.file(),
         }
     }
 }
