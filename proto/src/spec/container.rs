@@ -223,3 +223,25 @@ pub struct Ulimit {
     /// Hard limit; -1 is unlimited.
     pub hard: i64,
 }
+
+impl Ulimit {
+    /// The names there are.
+    pub const NAMES: [&'static str; 16] = [
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+}

@@ -1,32 +1,14 @@
 //! `--ulimit nofile=1024:2048`, `--add-host name:ip`, `--cap-add NET_ADMIN`.
 
 use serde_json::{Value, json};
-
-const KNOWN: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
+use shoal_proto::spec::Ulimit;
 
 /// The API's `Ulimit` of `name=soft[:hard]`.
 pub(crate) fn ulimit(text: &str) -> Result<Value, String> {
     let invalid =
         |why: &str| format!("invalid ulimit argument '{text}': {why} (want name=soft[:hard], as in nofile=1024:2048)");
     let (name, limits) = text.split_once('=').ok_or_else(|| invalid("no value"))?;
-    if !KNOWN.contains(&name) {
+    if !Ulimit::NAMES.contains(&name) {
         return Err(invalid("unknown name"));
     }
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));

@@ -1,28 +1,9 @@
 //! Values of directives: as a flag gives them, as the config file gives them, and as dockerd prints them.
 
 use serde_json::{Map, Value, json};
+use shoal_proto::spec::Ulimit;
 
 use super::directive::Kind;
-
-/// Names of ulimits, as setrlimit(2) has them.
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// Adds what a flag was given to its directive's value, in the shape of the config file.
 ///
@@ -90,7 +71,7 @@ fn pair(text: &str) -> Option<(&str, &str)> {
 
 fn ulimit(text: &str) -> Result<(&str, Value), String> {
     let (name, limits) = text.split_once('=').ok_or_else(|| format!("invalid ulimit argument: {text}"))?;
-    if !ULIMITS.contains(&name) {
+    if !Ulimit::NAMES.contains(&name) {
         return Err(format!("invalid ulimit type: {name}"));
     }
     let number =

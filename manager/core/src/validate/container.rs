@@ -9,26 +9,6 @@ use shoal_proto::template;
 
 use crate::store::Store;
 
-/// Limits that setrlimit(2) knows.
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
 /// `labels` are those of the service.
 pub(super) fn check(container: &ContainerSpec, labels: &Labels, store: &Store) -> Result<(), Failure> {
     image(&container.image)?;
@@ -202,7 +182,7 @@ fn capabilities(names: &[String]) -> Result<(), Failure> {
 fn ulimits(ulimits: &[Ulimit]) -> Result<(), Failure> {
     for limit in ulimits {
         let name = &limit.name;
-        if !ULIMITS.contains(&name.as_str()) {
+        if !Ulimit::NAMES.contains(&name.as_str()) {
             return Err(Failure::invalid(format!("invalid ulimit type: {name}")));
         }
         if limit.soft < -1 || limit.hard < -1 {
