@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use shoal_proto::control::AttachmentWish;
 use shoal_proto::error::Failure;
 use shoal_proto::id::NetworkId;
 use tokio::sync::watch;
@@ -21,23 +22,6 @@ use crate::engine::{Engine, Inner};
 
 /// How long an operation waits to hear whether this node is in a cluster.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A wish for a place on a cluster network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlaceRequest {
-    /// The network, by id or name.
-    pub network: String,
-    /// The container.
-    pub container_id: String,
-    /// Its name.
-    pub name: String,
-    /// More DNS names.
-    pub aliases: Vec<String>,
-    /// The address it must have; `None` takes any.
-    pub addr: Option<Ipv4Addr>,
-    /// The address it had last; `None` when it had none.
-    pub last_addr: Option<Ipv4Addr>,
-}
 
 /// A place on a cluster network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +38,7 @@ pub struct Place {
 pub trait ClusterNetworks: std::fmt::Debug + Send + Sync {
     /// Gives a container a place on a network, and returns when the network is there on this node. The place that it has
     /// already is given again.
-    fn attach(&self, request: PlaceRequest) -> BoxFuture<'_, Result<Place, Failure>>;
+    fn attach(&self, wish: AttachmentWish) -> BoxFuture<'_, Result<Place, Failure>>;
 
     /// Who needs a place may have changed: those that nobody needs are given back. Does not block.
     fn poke(&self);

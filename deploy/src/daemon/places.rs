@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use shoal_agent::AgentHandle;
 use shoal_agent::assignments::NetworkView;
 use shoal_engine::Engine;
-use shoal_engine::cluster::{ClusterNetworks, Place, PlaceRequest};
+use shoal_engine::cluster::{ClusterNetworks, Place};
 use shoal_kit::backoff::Backoff;
 use shoal_kit::entropy::Entropy;
 use shoal_proto::control::AttachmentWish;
@@ -56,7 +56,7 @@ impl Held {
     }
 
     /// The place that a request is about.
-    fn find(&self, request: &PlaceRequest) -> Option<&Arc<Attachment>> {
+    fn find(&self, request: &AttachmentWish) -> Option<&Arc<Attachment>> {
         self.attachments.values().find(|held| {
             let name = self.networks.get(&held.network);
             held.container_id == request.container_id
@@ -145,7 +145,7 @@ impl Places {
     }
 
     /// The place that a container has on a network already; waits while it is on its way back.
-    async fn settled(&self, request: &PlaceRequest) -> Option<(Arc<Attachment>, Place)> {
+    async fn settled(&self, request: &AttachmentWish) -> Option<(Arc<Attachment>, Place)> {
         let mut held = self.held.clone();
         let is_settled = |held: &HeldPlaces| {
             let Some(held) = held else { return false };
@@ -155,7 +155,7 @@ impl Places {
         held.find(request).map(|found| (Arc::clone(found), held.place(found)))
     }
 
-    async fn obtain(&self, request: PlaceRequest) -> Result<Place, Failure> {
+    async fn obtain(&self, request: AttachmentWish) -> Result<Place, Failure> {
         if let Some((found, place)) = self.settled(&request).await {
             let same_names = found.name == request.name && found.aliases == request.aliases;
             if same_names && request.addr.is_none_or(|wanted| wanted == place.addr) {
@@ -163,15 +163,7 @@ impl Places {
             }
         }
         let target = request.network.clone();
-        let wish = AttachmentWish {
-            network: request.network,
-            container_id: request.container_id,
-            name: request.name,
-            aliases: request.aliases,
-            addr: request.addr,
-            last_addr: request.last_addr,
-        };
-        let attached = self.agent.attach(wish, PATIENCE).await.map_err(|failure| refused(&target, &failure))?;
+        let attached = self.agent.attach(request, PATIENCE).await.map_err(|failure| refused(&target, &failure))?;
         let mut held = self.held.clone();
         let arrived = |held: &HeldPlaces| {
             let found = held.as_ref().and_then(|held| held.attachments.get(&attached.id));
@@ -216,7 +208,7 @@ fn refused(network: &str, failure: &Failure) -> Failure {
 }
 
 impl ClusterNetworks for Places {
-    fn attach(&self, request: PlaceRequest) -> BoxFuture<'_, Result<Place, Failure>> {
+    fn attach(&self, request: AttachmentWish) -> BoxFuture<'_, Result<Place, Failure>> {
         async move {
             match tokio::time::timeout(PATIENCE + Duration::from_secs(1), self.obtain(request)).await {
                 Ok(result) => result,
@@ -276,8 +268,8 @@ mod tests {
         }
     }
 
-    fn request(network: &str, container: &str) -> PlaceRequest {
-        PlaceRequest {
+    fn request(network: &str, container: &str) -> AttachmentWish {
+        AttachmentWish {
             network: network.to_owned(),
             container_id: container.to_owned(),
             name: String::new(),

@@ -2,25 +2,33 @@
 
 use std::sync::Arc;
 
+use shoal_proto::control::AttachmentWish;
 use shoal_proto::error::{ErrorKind, Failure};
 
 use super::super::files;
 use super::super::instance::Container;
 use super::super::record::{ClusterPlace, Record};
 use super::{Mode, endpoint, fill, mode, tell};
-use crate::cluster::{Busy, Door, PlaceRequest};
+use crate::cluster::{Busy, Door};
 use crate::engine::Inner;
 use crate::model::EndpointSettings;
 use crate::network::{EndpointInfo, OverlayAttachment, PortPublish};
 
 /// Is the container on networks that are not this node's own?
 pub(crate) fn joins_cluster(inner: &Inner, record: &Record) -> bool {
+    if record.internal.task.is_some() {
+        return false;
+    }
     let Mode::Own(networks) = mode(record) else { return false };
-    record.internal.task.is_none() && networks.iter().any(|name| !inner.networks.has_network(name))
+    networks.iter().any(|name| !inner.networks.has_network(name))
 }
 
 /// Lets a container keep its places on cluster networks while it is worked on; `None` when it has none to keep.
 pub(crate) fn hold(inner: &Arc<Inner>, container: &Container) -> Option<Busy> {
+    // A task's networks are given to it: at the start of one nothing is copied.
+    if container.record().internal.task.is_some() {
+        return None;
+    }
     let record = container.record().clone();
     joins_cluster(inner, &record).then(|| Door::hold(inner, &container.id))
 }
@@ -36,7 +44,7 @@ pub(crate) async fn given_back(inner: &Arc<Inner>, container: &Container) {
 }
 
 /// What is asked of the cluster for a container on a network.
-fn request(record: &Record, name: &str, settings: &EndpointSettings) -> Result<PlaceRequest, Failure> {
+fn request(record: &Record, name: &str, settings: &EndpointSettings) -> Result<AttachmentWish, Failure> {
     // The hardware address follows from the address: so the other nodes know it.
     if !settings.mac_address.is_empty() || !record.config.mac_address.is_empty() {
         return Err(Failure::invalid(format!(
@@ -44,7 +52,7 @@ fn request(record: &Record, name: &str, settings: &EndpointSettings) -> Result<P
         )));
     }
     let options = endpoint::options(settings, &[&record.id[..12]])?;
-    Ok(PlaceRequest {
+    Ok(AttachmentWish {
         network: name.to_owned(),
         container_id: record.id.clone(),
         name: record.name.clone(),
