@@ -302,14 +302,15 @@ pub(crate) async fn connect(
 ) -> Result<(), Failure> {
     let _turn = container.operation.lock().await;
     check_mode(&mode(&container.record()))?;
-    check_alone(&container.record(), network)?;
     let found = match inner.networks.inspect_network(network) {
         Ok(found) => found,
         Err(failure) if failure.kind == ErrorKind::NotFound && inner.cluster.is_inside() => {
+            check_alone(&container.record(), network)?;
             return place::connect(inner, container, network, settings).await;
         }
         Err(failure) => return Err(failure),
     };
+    check_alone(&container.record(), &found.name)?;
     let (running, taken) = {
         let record = container.record();
         (record.state.phase.has_process(), record.networks.contains_key(&found.name))
