@@ -58,9 +58,10 @@ fn a_service_runs_scales_rolls_and_goes() -> anyhow::Result<()> {
     let scaled = lab.ok("m2", "service scale web=8")?;
     ensure!(scaled.contains("converged"), "no progress: {scaled}");
     converged(&lab, "m1", "web", "8/8")?;
+    // What docker says at its end is a race of its own (silent when the update was over before it saw the last task run).
     let updated =
         lab.ok("m1", "service update --update-parallelism 2 --update-monitor 200ms --env-add COLOUR=blue web")?;
-    ensure!(updated.contains("converged"), "no progress: {updated}");
+    ensure!(updated.contains("overall progress: "), "no progress: {updated}");
     let state = lab.ok("m1", "service inspect web --format {{.UpdateStatus.State}}")?;
     ensure!(state == "completed", "update is {state}");
     let running = lab.ok("m1", "service ps web --filter desired-state=running -q")?;
