@@ -37,6 +37,71 @@ impl Action {
     }
 }
 
+/// What a start consists of. Some are done at the same time, and those from [`Step::Clone`] on are parts of [`Step::Shim`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The network namespace.
+    Namespace,
+    /// Files, volumes and the root file system, as far as they are prepared before the shim.
+    Disk,
+    /// The container's way into its networks.
+    Network,
+    /// From the order to the shim until the container waits for its program.
+    Shim,
+    /// Names of hosts, once the addresses are known.
+    Files,
+    /// From the word to go until the program is executed.
+    Program,
+    /// That it runs, written down.
+    Record,
+    /// A process in namespaces of its own.
+    Clone,
+    /// The process reads its specification.
+    Specification,
+    /// The cgroup, and the process in it.
+    Cgroup,
+    /// The root file system with everything in it.
+    Mounts,
+    /// Streams, limits, user.
+    User,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Namespace,
+        Self::Disk,
+        Self::Network,
+        Self::Shim,
+        Self::Files,
+        Self::Program,
+        Self::Record,
+        Self::Clone,
+        Self::Specification,
+        Self::Cgroup,
+        Self::Mounts,
+        Self::User,
+    ];
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Disk => "disk",
+            Self::Network => "network",
+            Self::Shim => "shim",
+            Self::Files => "files",
+            Self::Program => "program",
+            Self::Record => "record",
+            Self::Clone => "shim_clone",
+            Self::Specification => "shim_specification",
+            Self::Cgroup => "shim_cgroup",
+            Self::Mounts => "shim_mounts",
+            Self::User => "shim_user",
+        }
+    }
+}
+
 /// Durations, counted by size.
 #[derive(Debug, Default)]
 pub struct Histogram {
@@ -84,6 +149,7 @@ impl Histogram {
 #[derive(Debug, Default)]
 pub struct Metrics {
     actions: [Histogram; Action::ALL.len()],
+    steps: [Histogram; Step::ALL.len()],
     /// Health checks that were made.
     pub health_checks: AtomicU64,
     /// Those that failed.
@@ -94,6 +160,19 @@ impl Metrics {
     /// How long this action takes.
     pub fn action(&self, action: Action) -> &Histogram {
         &self.actions[action as usize]
+    }
+
+    /// How long this part of a start takes.
+    pub fn step(&self, step: Step) -> &Histogram {
+        &self.steps[step as usize]
+    }
+
+    /// Counts a part of a start, however it ends.
+    pub(crate) async fn stepped<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
+        let start = tokio::time::Instant::now();
+        let done = work.await;
+        self.step(step).observe(start.elapsed());
+        done
     }
 
     /// Counts an action that succeeds.

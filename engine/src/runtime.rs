@@ -23,11 +23,12 @@ pub(crate) use exec::BuiltinExec;
 pub(crate) use libcontainer::Libcontainer;
 
 use oci_spec::runtime::{LinuxResources, Process};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shoal_engine_sys::namespace;
 
 use crate::shim::config::{ExecConfig, RuntimeKind, ShimConfig};
-use crate::shim::protocol::RuntimeFailure;
+use crate::shim::protocol::{RuntimeFailure, Took};
 
 /// What a new process gets as its standard streams.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub(crate) enum ChildStreams {
 pub(crate) struct Created {
     /// The process, as the host numbers it. An exec has none until its start.
     pub(crate) pid: Option<u32>,
+    /// How long its parts took, where that is known.
+    pub(crate) took: Option<Took>,
 }
 
 /// One container, or one exec, through its life: `create`, `start`, then its process ends by itself or by a signal (the
@@ -102,20 +105,20 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), RuntimeFailure> {
 
 /// What a helping child tells the shim.
 #[derive(Debug, Serialize, Deserialize)]
-enum Outcome {
-    Pid(u32),
+enum Outcome<T> {
+    Done(T),
     Failure(RuntimeFailure),
 }
 
 /// Tells it: one line, since the process that was made holds the pipe, too, until it executes its program.
-fn tell(pipe: OwnedFd, outcome: &Outcome) -> std::io::Result<()> {
+fn tell<T: Serialize>(pipe: OwnedFd, outcome: &Outcome<T>) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(outcome)?;
     line.push(b'\n');
     std::fs::File::from(pipe).write_all(&line)
 }
 
 /// Hears it.
-fn hear(pipe: OwnedFd) -> std::io::Result<Outcome> {
+fn hear<T: DeserializeOwned>(pipe: OwnedFd) -> std::io::Result<Outcome<T>> {
     let mut line = Vec::new();
     BufReader::new(std::fs::File::from(pipe)).read_until(b'\n', &mut line)?;
     Ok(serde_json::from_slice(&line)?)

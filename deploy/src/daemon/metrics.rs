@@ -12,7 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use shoal_engine::Engine;
-use shoal_engine::metrics::{Action, BUCKETS_S, Snapshot};
+use shoal_engine::metrics::{Action, BUCKETS_S, Snapshot, Step};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +89,16 @@ async fn render(engine: &Engine) -> String {
     );
     for action in Action::ALL {
         page.histogram("engine_daemon_container_actions_seconds", action.as_str(), &counted.action(action).snapshot());
+    }
+    page.head(
+        "shoal_container_start_step_seconds",
+        "summary",
+        "The number of seconds it takes to do each part of a container's start",
+    );
+    for step in Step::ALL {
+        let (seen, labels) = (counted.step(step).snapshot(), [("step", step.as_str())]);
+        page.line("shoal_container_start_step_seconds_sum", &labels, seen.sum_s);
+        page.line("shoal_container_start_step_seconds_count", &labels, seen.count);
     }
     page.head("engine_daemon_container_states_containers", "gauge", "The count of containers in various states");
     for (state, count) in

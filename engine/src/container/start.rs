@@ -13,6 +13,7 @@ use super::lifecycle::{self, Input, Phase};
 use super::{end, files, links, network, remove, streams};
 use crate::engine::Inner;
 use crate::health;
+use crate::metrics::{Metrics, Step};
 use crate::shim::client::Shim;
 
 /// First pause before a container is started again that could not ask the cluster for its networks.
@@ -94,12 +95,15 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
             let (inner, container) = (Arc::clone(inner), Arc::clone(container));
             tokio::task::spawn_blocking(move || launch::prepare_disk(&inner, &container))
         };
-        tokio::join!(network::namespace(inner, &record), prepared)
+        let namespace = inner.metrics.stepped(Step::Namespace, network::namespace(inner, &record));
+        tokio::join!(namespace, inner.metrics.stepped(Step::Disk, prepared))
     };
     let namespace = namespace?;
     let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
-    let (attached, spawned) =
-        tokio::join!(network::attach(inner, container), launch::spawn(inner, &record, namespace, disk),);
+    let (attached, spawned) = tokio::join!(
+        inner.metrics.stepped(Step::Network, network::attach(inner, container)),
+        inner.metrics.stepped(Step::Shim, launch::spawn(inner, &record, namespace, disk)),
+    );
     // The shim is noted first: what is noted is cleaned up.
     let shim = match spawned {
         Ok(shim) => shim,
@@ -108,17 +112,37 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
             return Err(error);
         }
     };
+    note_parts(&inner.metrics, &shim);
     container.set_shim(Some(shim.clone()));
     attached?;
     let filled = {
         let (inner, container) = (Arc::clone(inner), Arc::clone(container));
         tokio::task::spawn_blocking(move || files::fill(&inner, &container))
     };
-    filled.await.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
+    inner
+        .metrics
+        .stepped(Step::Files, filled)
+        .await
+        .map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let connected = streams::connect_waiting(container, &shim).instrument(tracing::debug_span!("connect_clients"));
     connected.await.map_err(LaunchError::from)?;
-    shim.start().instrument(tracing::debug_span!("execute")).await.map_err(LaunchError::from)?;
+    let executed = shim.start().instrument(tracing::debug_span!("execute"));
+    inner.metrics.stepped(Step::Program, executed).await.map_err(LaunchError::from)?;
     Ok(shim)
+}
+
+/// Counts what the shim says of its own part.
+fn note_parts(metrics: &Metrics, shim: &Shim) {
+    let Some(took) = shim.took() else { return };
+    for (step, nanos) in [
+        (Step::Clone, took.clone_ns),
+        (Step::Specification, took.specification_ns),
+        (Step::Cgroup, took.cgroup_ns),
+        (Step::Mounts, took.mounts_ns),
+        (Step::User, took.user_ns),
+    ] {
+        metrics.step(step).observe(Duration::from_nanos(nanos));
+    }
 }
 
 async fn started(inner: &Arc<Inner>, container: &Arc<Container>, shim: &Shim, by_user: bool) {
@@ -126,7 +150,7 @@ async fn started(inner: &Arc<Inner>, container: &Arc<Container>, shim: &Shim, by
     if let Err(refusal) = container.step(launched) {
         tracing::error!(container = %container.id, %refusal, "a started container is not running");
     }
-    container.store().await;
+    inner.metrics.stepped(Step::Record, container.store()).await;
     end::watch(inner, container, shim.clone());
     health::begin(inner, container);
     links::tell_dependents(inner, container);

@@ -164,7 +164,7 @@ impl Runtime for Binary {
         };
         drop((outcome_end, streams));
         super::launch::read_report(outcome)?;
-        read_pid(&self.dir).map(|pid| Created { pid: Some(pid) })
+        read_pid(&self.dir).map(|pid| Created { pid: Some(pid), took: None })
     }
 
     fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
@@ -232,7 +232,7 @@ impl Runtime for BinaryExec {
         std::fs::write(&file, bytes)
             .map_err(|error| RuntimeFailure::other(format!("cannot write {file:?}: {error}")))?;
         self.streams = Some(streams);
-        Ok(Created { pid: None })
+        Ok(Created { pid: None, took: None })
     }
 
     fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {

@@ -23,6 +23,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use serde::Deserialize;
 use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{Fork, SingleThread};
+use shoal_kit::clock::{Clock, SystemClock};
 
 use super::launch::read_report;
 use super::{ChildStreams, Created, Outcome, Runtime, pipe};
@@ -62,16 +63,18 @@ impl Runtime for Builtin {
             namespace::enter(path, LinuxNamespaceType::Pid as u32)
                 .map_err(|error| cannot(&format!("join the PID namespace {path:?}"), &error))?;
         }
+        let ordered = SystemClock.now();
         let forked = SingleThread::prove().and_then(|single| single.fork_into(namespaces.new));
         let Fork::Parent(pid) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
             drop((outcome, report, go));
-            child::run(&self.dir, &self.config, &namespaces, streams, child::Pipes { outcome_end, report_end, go_end });
+            let pipes = child::Pipes { outcome_end, report_end, go_end };
+            child::run(&self.dir, &self.config, &namespaces, streams, pipes, ordered);
         };
         drop((outcome_end, report_end, go_end, streams));
         match super::hear(outcome) {
-            Ok(Outcome::Pid(_)) => {
+            Ok(Outcome::Done(took)) => {
                 (self.report, self.go) = (Some(report), Some(go));
-                Ok(Created { pid: Some(pid) })
+                Ok(Created { pid: Some(pid), took: Some(took) })
             }
             Ok(Outcome::Failure(failure)) => Err(failure),
             Err(_) => Err(RuntimeFailure::other("the container's first process died; see shim.log")),

@@ -62,7 +62,7 @@ impl BuiltinExec {
 impl Runtime for BuiltinExec {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
         self.streams = Some(streams);
-        Ok(Created { pid: None })
+        Ok(Created { pid: None, took: None })
     }
 
     fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
@@ -77,12 +77,12 @@ impl Runtime for BuiltinExec {
         let Fork::Parent(_) = single.fork().map_err(|error| cannot("fork", &error))? else {
             drop((outcome, report));
             let result = join(&single, &prepared, &self.config.process, &streams);
-            let result = result.map_or_else(Outcome::Failure, Outcome::Pid);
+            let result = result.map_or_else(Outcome::Failure, Outcome::<u32>::Done);
             process::exit_now(i32::from(super::tell(outcome_end, &result).is_err()));
         };
         drop((outcome_end, prepared, streams));
         match super::hear(outcome) {
-            Ok(Outcome::Pid(pid)) => read_report(report).map(|()| Some(pid)),
+            Ok(Outcome::<u32>::Done(pid)) => read_report(report).map(|()| Some(pid)),
             Ok(Outcome::Failure(failure)) => Err(failure),
             Err(_) => Err(RuntimeFailure::other("the joining process died; see shim.log")),
         }

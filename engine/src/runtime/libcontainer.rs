@@ -104,16 +104,16 @@ impl Runtime for Libcontainer {
             drop((outcome, report));
             let listening = notes.listen().map_err(|error| cannot("listen for errors", &error));
             let result = match listening.and_then(|()| self.build(streams, report_end)) {
-                Ok(pid) => Outcome::Pid(pid),
+                Ok(pid) => Outcome::<u32>::Done(pid),
                 Err(failure) => Outcome::Failure(failure),
             };
             process::exit_now(i32::from(super::tell(outcome_end, &result).is_err()));
         };
         drop((outcome_end, report_end, streams));
         match super::hear(outcome) {
-            Ok(Outcome::Pid(pid)) => {
+            Ok(Outcome::<u32>::Done(pid)) => {
                 self.report = Some(report);
-                Ok(Created { pid: Some(pid) })
+                Ok(Created { pid: Some(pid), took: None })
             }
             Ok(Outcome::Failure(failure)) => {
                 // Init's own words are better than libcontainer's account of them.

@@ -32,7 +32,7 @@ use tokio::sync::Mutex;
 use super::config::{
     BUNDLE_FILE, EXEC_FILE, ExecConfig, ExitRecord, SHIM_LOG_FILE, SOCKET_FILE, ShimConfig, ShimState,
 };
-use super::protocol::{self, FailureKind, FrameKind, Request, Response, RuntimeFailure, ShimStatus};
+use super::protocol::{self, FailureKind, FrameKind, Request, Response, RuntimeFailure, ShimStatus, Took};
 use super::zygote::Zygote;
 
 /// Why talking to a shim failed.
@@ -122,6 +122,7 @@ pub struct Shim {
     /// opens another, since the answer to the last one may still come over this.
     control: Arc<Mutex<Option<Connection>>>,
     pid: u32,
+    took: Option<Took>,
 }
 
 impl Shim {
@@ -170,8 +171,8 @@ impl Shim {
         program.0.launch(verb, dir, theirs, log.into()).map_err(spawned)?;
         let mut connection = Connection::new(ours, dir);
         match connection.response().await? {
-            Response::Created { pid } => {
-                Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(Some(connection))), pid })
+            Response::Created { pid, took } => {
+                Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(Some(connection))), pid, took })
             }
             other => Err(unexpected(dir, other)),
         }
@@ -185,7 +186,12 @@ impl Shim {
     pub async fn connect(dir: &Path) -> Result<Self, ShimError> {
         let mut connection = Connection::open(dir).await?;
         let status = connection.status().await?;
-        Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(Some(connection))), pid: status.pid })
+        Ok(Self {
+            dir: Arc::new(dir.to_owned()),
+            control: Arc::new(Mutex::new(Some(connection))),
+            pid: status.pid,
+            took: None,
+        })
     }
 
     /// The shim's directory.
@@ -196,6 +202,11 @@ impl Shim {
     /// The container's first process as the host numbers it; zero for an exec that was not found running by `connect`.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// How long the parts of making the container took; nothing for one that was found by `connect`.
+    pub fn took(&self) -> Option<Took> {
+        self.took
     }
 
     /// Lets the created process run; returns when its program was executed. For an exec, the process appears here.

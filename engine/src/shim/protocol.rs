@@ -132,6 +132,9 @@ pub enum Response {
     Created {
         /// The first process, as the host numbers it. Zero for an exec, whose process appears at the start.
         pid: u32,
+        /// How long its parts took, where the runtime tells.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        took: Option<Took>,
     },
     /// How things stand.
     Status(ShimStatus),
@@ -139,6 +142,21 @@ pub enum Response {
     Exited(ExitRecord),
     /// It could not be done.
     Failed(RuntimeFailure),
+}
+
+/// How long the parts of making a container took, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Took {
+    /// The first process, in namespaces of its own.
+    pub clone_ns: u64,
+    /// Reading the specification.
+    pub specification_ns: u64,
+    /// The cgroup, and the process in it.
+    pub cgroup_ns: u64,
+    /// The root file system with everything in it.
+    pub mounts_ns: u64,
+    /// Streams, limits, user.
+    pub user_ns: u64,
 }
 
 /// How a container stands.

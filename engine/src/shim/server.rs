@@ -119,10 +119,10 @@ impl Server {
             if let Some(pid) = created.pid {
                 self.adopt(pid)?;
             }
-            Ok(created.pid.unwrap_or(0))
+            Ok((created.pid.unwrap_or(0), created.took))
         });
         let answer = match created {
-            Ok(pid) => Response::Created { pid },
+            Ok((pid, took)) => Response::Created { pid, took },
             Err(failure) => {
                 if let Err(cleanup) = self.runtime.delete() {
                     say(&format!("cleaning up after a failed creation: {cleanup}"));

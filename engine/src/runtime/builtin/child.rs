@@ -8,6 +8,8 @@ use std::path::Path;
 use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::{namespace, process, pty};
+use shoal_kit::clock::{Clock, SystemClock};
+use shoal_proto::time::Timestamp;
 
 use super::rootfs::{self, Root, attach, clone_handle};
 use super::{Namespaces, cannot, hooks};
@@ -18,7 +20,7 @@ use crate::runtime::exec::{connect, read_filter};
 use crate::runtime::launch::Launch;
 use crate::runtime::{ChildStreams, Outcome, tell};
 use crate::shim::config::{SPEC_FILE, ShimConfig};
-use crate::shim::protocol::{FailureKind, RuntimeFailure};
+use crate::shim::protocol::{FailureKind, RuntimeFailure, Took};
 
 /// The pipes between it and the shim.
 pub(super) struct Pipes {
@@ -30,19 +32,29 @@ pub(super) struct Pipes {
     pub(super) go_end: OwnedFd,
 }
 
-/// Builds the container around this process, waits for the start, and becomes the program.
-pub(super) fn run(dir: &Path, config: &ShimConfig, namespaces: &Namespaces, streams: ChildStreams, pipes: Pipes) -> ! {
+/// Builds the container around this process, waits for the start, and becomes the program. `ordered` is when the process
+/// was asked for.
+pub(super) fn run(
+    dir: &Path,
+    config: &ShimConfig,
+    namespaces: &Namespaces,
+    streams: ChildStreams,
+    pipes: Pipes,
+    ordered: Timestamp,
+) -> ! {
     let Pipes { outcome_end, report_end, go_end } = pipes;
-    let (launch, hooks) = match build(dir, config, namespaces, streams, report_end) {
+    let mut watch = Watch::new(ordered);
+    let mut took = Took { clone_ns: watch.lap(), ..Took::default() };
+    let (launch, hooks) = match build(dir, config, namespaces, streams, report_end, (&mut watch, &mut took)) {
         Ok(built) => built,
         Err(failure) => {
             let code = failure.exit_code();
             // When nobody hears it, the shim is gone, and with it the interest.
-            let _ = tell(outcome_end, &Outcome::Failure(failure));
+            let _ = tell(outcome_end, &Outcome::<Took>::Failure(failure));
             process::exit_now(code);
         }
     };
-    if tell(outcome_end, &Outcome::Pid(std::process::id())).is_err() {
+    if tell(outcome_end, &Outcome::Done(took)).is_err() {
         process::exit_now(1);
     }
     // The end of the pipe without a word: the shim ended, or does not want this container any more.
@@ -57,6 +69,22 @@ pub(super) fn run(dir: &Path, config: &ShimConfig, namespaces: &Namespaces, stre
     launch.run()
 }
 
+/// Tells how long each step takes.
+struct Watch(Timestamp);
+
+impl Watch {
+    fn new(start: Timestamp) -> Self {
+        Self(start)
+    }
+
+    /// Nanoseconds since the start or the last lap.
+    fn lap(&mut self) -> u64 {
+        let now = SystemClock.now();
+        let since = now.since(std::mem::replace(&mut self.0, now));
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 /// The last steps, and the hooks that come before them.
 fn build(
     dir: &Path,
@@ -64,6 +92,7 @@ fn build(
     namespaces: &Namespaces,
     streams: ChildStreams,
     report: OwnedFd,
+    (watch, took): (&mut Watch, &mut Took),
 ) -> Result<(Launch, Option<Vec<Hook>>), RuntimeFailure> {
     let spec = read_spec(dir)?;
     let (Some(oci), Some(linux)) = (spec.process(), spec.linux()) else {
@@ -80,7 +109,9 @@ fn build(
     apply_to_self(oci)?;
     // Whoever shares a namespace with this process must not reach into it while it holds the host's descriptors.
     process::hide_from_tracers().map_err(|error| cannot("hide from tracers", &error))?;
+    took.specification_ns = watch.lap();
     enter_cgroup(config, linux)?;
+    took.cgroup_ns = watch.lap();
     let console = match &streams {
         ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
         ChildStreams::Pipes { .. } => None,
@@ -95,6 +126,7 @@ fn build(
     }
     root.enter(linux).map_err(|error| cannot("enter the root file system", &error))?;
     drop(root);
+    took.mounts_ns = watch.lap();
     let inside = Directory::open(Path::new("/")).map_err(|error| cannot("open the root", &error))?;
     match streams {
         ChildStreams::Pipes { stdin, stdout, stderr } => {
@@ -107,6 +139,7 @@ fn build(
     }
     become_user(&inside, oci)?;
     launch.find()?;
+    took.user_ns = watch.lap();
     Ok((launch, last_hooks))
 }
 
