@@ -45,6 +45,7 @@ pub(super) fn start(lab: &Lab, host: &Host) -> anyhow::Result<()> {
     for folder in [lab.host_dir(&host.name), lab.exec_root(&host.name)] {
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     }
+    namespace::keep_in_memory(&lab.exec_root(&host.name))?;
     // Left by a daemon that was killed; its id may be another process's by now.
     let _ = std::fs::remove_file(pid_file(lab, host));
     if lab.engine == Engine::Dockerd {

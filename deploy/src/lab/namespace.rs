@@ -75,6 +75,16 @@ pub(super) fn inside<T: Send + 'static>(
     })
 }
 
+/// Keeps what is in a folder in memory, as `/run` is kept on a machine of its own. A folder that is kept so already is left.
+pub(super) fn keep_in_memory(folder: &Path) -> anyhow::Result<()> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    if rustix::fs::statfs(folder).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC) {
+        return Ok(());
+    }
+    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))
+        .with_context(|| format!("mount a file system in memory at {}", folder.display()))
+}
+
 fn on_thread<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
     std::thread::spawn(work).join().map_err(|_| anyhow!("a thread of the lab panicked"))?
 }
