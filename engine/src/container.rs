@@ -391,7 +391,8 @@ impl Containers {
     /// # Errors
     /// It does not exist, a change or the name is invalid, or the disk fails.
     pub async fn commit(&self, id: &str, request: CommitRequest) -> Result<Digest, Failure> {
-        commit::commit(&self.inner, &self.inner.containers.find(id)?, request).await
+        let container = self.inner.containers.find(id)?;
+        self.inner.metrics.timed(Action::Commit, commit::commit(&self.inner, &container, request)).await
     }
 
     /// What it changed in its file system, by path.
@@ -402,7 +403,8 @@ impl Containers {
         let container = self.inner.containers.find(id)?;
         let snapshots = self.inner.snapshots.clone();
         let diff = tokio::task::spawn_blocking(move || snapshots.diff(&container.id));
-        diff.await.map_err(|error| Failure::internal(&error))?
+        let found = async { diff.await.map_err(|error| Failure::internal(&error))? };
+        self.inner.metrics.timed(Action::Changes, found).await
     }
 
     /// Removes all that do not run and pass the filters.

@@ -61,6 +61,12 @@ pub(crate) fn listen(text: &str, interfaces: &Interfaces) -> Result<SocketAddr, 
     Ok(SocketAddr::new(host(name, interfaces, "--listen-addr")?, port))
 }
 
+/// Is it a bridge that an engine makes for containers? Nobody reaches a node by its address.
+fn is_bridge_of_containers(interface: &str) -> bool {
+    let made = |rest: &str| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    matches!(interface, "docker0" | "docker_gwbridge") || interface.strip_prefix("br-").is_some_and(made)
+}
+
 /// `--advertise-addr`; the default is this host's only address.
 pub(crate) fn advertise(text: &str, port: u16, interfaces: &Interfaces) -> Result<SocketAddr, Failure> {
     if !text.is_empty() {
@@ -71,8 +77,9 @@ pub(crate) fn advertise(text: &str, port: u16, interfaces: &Interfaces) -> Resul
         }
         return Ok(SocketAddr::new(addr, port));
     }
+    let outward = interfaces.iter().filter(|(name, _)| !is_bridge_of_containers(name));
     let all: Vec<(&String, &Ipv4Addr)> =
-        interfaces.iter().flat_map(|(name, addrs)| addrs.iter().map(move |addr| (name, addr))).collect();
+        outward.flat_map(|(name, addrs)| addrs.iter().map(move |addr| (name, addr))).collect();
     match all.as_slice() {
         [(_, addr)] => Ok(SocketAddr::new((**addr).into(), port)),
         [] => Err(Failure::invalid("could not find the system's IP address - specify one with --advertise-addr")),
@@ -100,11 +107,26 @@ pub(crate) fn remote(text: &str) -> Result<String, Failure> {
     Ok(format!("{name}:{port}"))
 }
 
-/// The address from which this host talks to a remote one. Sends nothing.
-pub(crate) fn toward(remote: &str) -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(remote).ok()?;
-    socket.local_addr().ok().map(|addr| addr.ip()).filter(|addr| !addr.is_unspecified())
+/// The address from which this host talks to one of these remote ones. Sends nothing.
+///
+/// # Errors
+/// When there is a way to none of them: why not to the first.
+pub(crate) fn toward(remotes: &[String]) -> Result<Option<IpAddr>, Failure> {
+    let way = |remote: &String| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(remote)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    let mut first_refusal = None;
+    for remote in remotes {
+        match way(remote) {
+            Ok(addr) => return Ok(Some(addr).filter(|addr| !addr.is_unspecified())),
+            Err(error) => first_refusal = first_refusal.or(Some((remote, error))),
+        }
+    }
+    first_refusal.map_or(Ok(None), |(remote, error): (_, std::io::Error)| {
+        Err(Failure::unavailable(format!("no way to the manager {remote}: {error}")))
+    })
 }
 
 #[cfg(test)]
@@ -139,5 +161,26 @@ mod tests {
             assert!(failure.message.contains(expected), "{text:?}: {}", failure.message);
         }
         assert!(advertise("", 2377, &Interfaces::new()).is_err());
+    }
+
+    #[test]
+    fn bridges_of_containers_are_no_choice() {
+        let mut interfaces = Interfaces::from([("eth0".to_owned(), vec![Ipv4Addr::new(10, 0, 0, 1)])]);
+        for (number, name) in ["docker0", "docker_gwbridge", "br-0123456789ab"].into_iter().enumerate() {
+            interfaces.insert(name.to_owned(), vec![Ipv4Addr::new(172, 17, u8::try_from(number).unwrap(), 1)]);
+        }
+        assert_eq!(advertise("", 2377, &interfaces).map(|a| a.to_string()), Ok("10.0.0.1:2377".to_owned()));
+        assert_eq!(advertise("docker0", 1, &interfaces).map(|a| a.to_string()), Ok("172.17.0.1:1".to_owned()));
+        interfaces.insert("br-lan".to_owned(), vec![Ipv4Addr::new(10, 0, 9, 1)]);
+        assert!(advertise("", 2377, &interfaces).is_err());
+    }
+
+    #[test]
+    fn a_manager_that_cannot_be_found_is_named() {
+        let failure = toward(&["nobody.invalid:2377".to_owned()]).expect_err("no such name");
+        assert!(failure.message.starts_with("no way to the manager nobody.invalid:2377: "), "{}", failure.message);
+        let found = toward(&["nobody.invalid:2377".to_owned(), "127.0.0.1:2377".to_owned()]);
+        assert_eq!(found, Ok(Some(IpAddr::from(Ipv4Addr::LOCALHOST))));
+        assert_eq!(toward(&[]), Ok(None));
     }
 }

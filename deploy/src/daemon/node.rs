@@ -197,11 +197,11 @@ impl Node {
         erased.await.map_err(|error| Failure::internal(&error))?
     }
 
-    fn file(&self, listen: &str, advertise: &str, data_path: &str, toward: Option<&str>) -> Result<NodeFile, Failure> {
+    fn file(&self, listen: &str, advertise: &str, data_path: &str, remotes: &[String]) -> Result<NodeFile, Failure> {
         let interfaces = address::interfaces()?;
         let listen_addr = address::listen(listen, &interfaces)?;
         let wanted = if advertise.is_empty() { &self.shared.options.default_advertise_addr } else { advertise };
-        let reached = if wanted.is_empty() { toward.and_then(address::toward) } else { None };
+        let reached = if wanted.is_empty() { address::toward(remotes)? } else { None };
         let advertise_addr = match reached {
             Some(addr) => SocketAddr::new(addr, listen_addr.port()),
             None => address::advertise(wanted, listen_addr.port(), &interfaces)?,
@@ -222,7 +222,7 @@ impl Node {
             return Err(Failure::new(ErrorKind::NotImplemented, "--force-new-cluster is not available yet"));
         }
         self.must_be_outside()?;
-        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, None)?;
+        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, &[])?;
         file.data_path_port = request.pools.data_path_port;
         file.managers = vec![file.advertise_addr.to_string()];
         self.set(Membership::Pending);
@@ -244,8 +244,7 @@ impl Node {
         let _operation = self.begin()?;
         self.must_be_outside()?;
         let remotes = request.remote_addrs.iter().map(|addr| address::remote(addr)).collect::<Result<Vec<_>, _>>()?;
-        let toward = remotes.first().map(String::as_str);
-        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, toward)?;
+        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, &remotes)?;
         file.managers.clone_from(&remotes);
         let token = request
             .join_token

@@ -16,6 +16,8 @@ use shoal_tests::wait::{pause, until};
 
 /// Clients that work at the same time.
 const CLIENTS: usize = 4;
+/// So many containers are kept; the daemon finds them again each time.
+const KEPT: usize = 40;
 
 /// What the clients know of the containers they made.
 #[derive(Debug, Default)]
@@ -31,7 +33,7 @@ fn a_daemon_killed_at_any_instant_leaves_nothing_behind() -> anyhow::Result<()> 
     if !live() {
         return Ok(());
     }
-    let kills: u64 = std::env::var("SHOAL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let kills: u64 = std::env::var("SHOAL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
     let lab = Lab::up_with("killed", 1, 0, &["--no-cluster"])?;
     lab.load_image(&["m1"])?;
     // With everything once made that is made at the first use, and started as it will be at the end.
@@ -69,9 +71,9 @@ fn a_daemon_killed_at_any_instant_leaves_nothing_behind() -> anyhow::Result<()> 
         known.removed.lock().map_or(0, |removed| removed.len())
     );
 
-    for id in ids(&lab)? {
-        lab.docker("m1", &["rm", "-f", "-v", &id])?.ok()?;
-    }
+    let left = ids(&lab)?;
+    lab.docker("m1", &[&["rm", "-f", "-v"], &left.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())?
+        .ok()?;
     lab.ok("m1", "volume prune -af").or_else(|_| lab.ok("m1", "volume prune -f"))?;
     until(20, "the host is as it was", || {
         let after = left_on_host(&lab)?;
@@ -101,10 +103,14 @@ fn live_through(lab: &Lab, known: &Known, client: usize, step: usize) -> anyhow:
     });
     let made = post(lab, &format!("/containers/create?name={name}"), &body.to_string())?;
     let id = made["Id"].as_str().context("no id")?;
-    let keep = step % 7 == 3;
-    if keep && !step.is_multiple_of(5) {
-        known.kept.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.insert(name.clone());
-    }
+    let keep = {
+        let mut kept = known.kept.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
+        let keep = step % 7 == 3 && kept.len() < KEPT;
+        if keep && !step.is_multiple_of(5) {
+            kept.insert(name.clone());
+        }
+        keep
+    };
     post(lab, &format!("/containers/{id}/start"), "")?;
     let exec = post(lab, &format!("/containers/{id}/exec"), r#"{"Cmd": ["true"], "AttachStdout": true}"#)?;
     post(lab, &format!("/exec/{}/start", exec["Id"].as_str().context("no exec")?), r#"{"Detach": false}"#)?;
