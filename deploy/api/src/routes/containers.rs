@@ -5,9 +5,11 @@ use std::sync::Arc;
 use http::StatusCode;
 use shoal_engine::container::{ListOptions, RemoveOptions, StopOptions};
 use shoal_engine::model::{CreateRequest, UpdateRequest};
+use shoal_engine::stats::Cgroups;
 
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::gate;
 use crate::request::Request;
 use crate::response::{Response, empty, json, json_status, no_content};
 
@@ -23,7 +25,9 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     }
     let limit = query.number::<i64>("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     let options = ListOptions { all: query.flag("all"), limit, size: query.flag("size"), filters };
-    json(&context.engine.containers().list(options).await?)
+    let mut list = context.engine.containers().list(options).await?;
+    gate::shown::containers(&mut list, request.version);
+    json(&list)
 }
 
 pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
@@ -32,12 +36,16 @@ pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answe
     if body.config.image.is_empty() {
         return Err(ApiError::invalid("no image was given: the member Image is missing or empty"));
     }
-    let created = context.engine.containers().create(request.query.non_empty("name"), body).await?;
+    let told = gate::create(&mut body, request.version, Cgroups::of_host().is_unified())?;
+    let mut created = context.engine.containers().create(request.query.non_empty("name"), body).await?;
+    created.warnings.extend(told);
     json_status(StatusCode::CREATED, &created)
 }
 
 pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
-    json(&context.engine.containers().inspect(request.id(), request.query.flag("size")).await?)
+    let mut shown = context.engine.containers().inspect(request.id(), request.query.flag("size")).await?;
+    gate::shown::container(&mut shown, request.version);
+    json(&shown)
 }
 
 pub(super) async fn top(context: Arc<Context>, request: Request) -> Answer {
@@ -49,12 +57,21 @@ pub(super) async fn start(context: Arc<Context>, request: Request) -> Answer {
         // As dockerd without its experimental features.
         return Err(ApiError::invalid("checkpoint is only supported in experimental mode"));
     }
+    // As dockerd: what is longer than `null` and the like was a configuration of the host, once.
+    let length = request.header("content-length").parse().unwrap_or(0_u64);
+    if length > 7 || request.header("transfer-encoding").eq_ignore_ascii_case("chunked") {
+        return Err(ApiError::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
     context.engine.containers().start(request.id()).await?;
     Ok(no_content())
 }
 
 fn stop_options(request: &Request) -> Result<StopOptions, ApiError> {
-    Ok(StopOptions { signal: request.query.non_empty("signal"), timeout_s: request.query.number("t")? })
+    let mut options = StopOptions { signal: request.query.non_empty("signal"), timeout_s: request.query.number("t")? };
+    gate::stop(&mut options, request.version);
+    Ok(options)
 }
 
 pub(super) async fn stop(context: Arc<Context>, request: Request) -> Answer {
@@ -93,7 +110,8 @@ pub(super) async fn rename(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn update(context: Arc<Context>, mut request: Request) -> Answer {
-    let body: UpdateRequest = request.json().await?;
+    let mut body: UpdateRequest = request.json().await?;
+    gate::update(&mut body, request.version);
     json(&context.engine.containers().update(request.id(), body).await?)
 }
 

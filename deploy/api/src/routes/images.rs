@@ -7,15 +7,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::StatusCode;
 use http_body_util::BodyStream;
-use serde_json::{Value, json as value};
+use serde_json::json as value;
+use shoal_engine::container::ListOptions;
 use shoal_engine::image::{ByteStream, ImageRemoveOptions, ImportRequest};
-use shoal_engine::model::ProgressMessage;
-use shoal_engine::model::image::ImageListOptions;
+use shoal_engine::model::{ImageListOptions, ImageSummary, ProgressMessage};
 use shoal_proto::error::{ErrorKind, Failure};
 
 use crate::body::{RequestBody, cut_short};
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::gate;
 use crate::request::Request;
 use crate::response::{self, Response, empty, json};
 
@@ -27,24 +28,27 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     if let Some(reference) = query.non_empty("filter").filter(|_| !request.version.at_least(41)) {
         filters = filters.with("reference", reference);
     }
-    let options = ImageListOptions { all: query.flag("all"), filters, shared_size: query.flag("shared-size") };
-    let images = context.engine.images().list(&options)?;
-    if request.version.at_least(44) {
-        return json(&images);
+    let shared_size = query.flag("shared-size") && request.version.at_least(42);
+    let options = ImageListOptions { all: query.flag("all"), filters, shared_size };
+    let mut images = context.engine.images().list(&options)?;
+    if request.version.at_least(51) {
+        count_users(&context, &mut images).await?;
     }
-    // Clients of old read the size from another member.
-    let with_virtual_size = images.iter().map(|image| {
-        let mut shown = serde_json::to_value(image).unwrap_or(Value::Null);
-        if let Value::Object(members) = &mut shown {
-            members.insert("VirtualSize".to_owned(), image.size.into());
-        }
-        shown
-    });
-    json(&with_virtual_size.collect::<Vec<_>>())
+    json(&gate::shown::images(images, request.version)?)
+}
+
+/// Fills in how many containers were made of each image.
+pub(super) async fn count_users(context: &Context, images: &mut [ImageSummary]) -> Result<(), ApiError> {
+    let containers = context.engine.containers().list(ListOptions { all: true, ..ListOptions::default() }).await?;
+    for image in images {
+        let users = containers.iter().filter(|container| container.image_id == image.id).count();
+        image.containers = i64::try_from(users).unwrap_or(i64::MAX);
+    }
+    Ok(())
 }
 
 pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
-    json(&context.engine.images().inspect(request.id())?)
+    json(&gate::shown::image(&context.engine.images().inspect(request.id())?, request.version)?)
 }
 
 pub(super) async fn history(context: Arc<Context>, request: Request) -> Answer {
@@ -102,11 +106,8 @@ fn pull(context: &Context, request: &Request) -> Answer {
         digest if digest.contains(':') => format!("{}@{digest}", query.text("fromImage")),
         tag => format!("{}:{tag}", query.text("fromImage")),
     };
-    match context.engine.images().resolve(&name) {
-        Ok(_) => {
-            let text = format!("Status: Image is up to date for {name}");
-            Ok(progress(futures::stream::iter([ProgressMessage::status(text)])))
-        }
+    match context.engine.images().pull_present(&name) {
+        Ok(messages) => Ok(progress(futures::stream::iter(messages))),
         Err(failure) if failure.kind == ErrorKind::NotFound => Err(ApiError::not_implemented(format!(
             "pull is not available yet: import or load the image {name} (`docker load`, `docker import`)"
         ))),
