@@ -107,6 +107,8 @@ fn image_routes() -> Vec<Route> {
 fn network_and_volume_routes() -> Vec<Route> {
     vec![
         route!(GET "/networks" => networks::list),
+        // As dockerd, which has no other route that ends so.
+        route!(GET "/networks/" => networks::list),
         route!(POST "/networks/create" => networks::create),
         route!(POST "/networks/prune" => networks::prune),
         route!(GET "/networks/{id}" => networks::inspect),

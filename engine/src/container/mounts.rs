@@ -339,6 +339,16 @@ mod tests {
     }
 
     #[test]
+    fn of_old_read_only_ends_at_the_mount() {
+        let binds = ["/tmp:/a:ro", "/tmp:/b", "v:/c:ro"].map(str::to_owned);
+        let host = HostConfig { binds: Some(binds.into()), ..HostConfig::default() };
+        for (of_old, expected) in [(true, [true, false, false]), (false, [false; 3])] {
+            let mounts = plan(&ContainerConfig::default(), &host, of_old, Vec::new()).unwrap();
+            assert_eq!(mounts.iter().map(|mount| mount.writable_below).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
     fn mounts_are_checked_as_docker_does() {
         let mount = |kind: &str, source: &str, target: &str| Mount {
             kind: kind.to_owned(),

@@ -103,6 +103,10 @@ pub(crate) fn info(info: &mut Map<String, Value>, version: ApiVersion) {
         insert("BridgeNfIptables", known.into());
         insert("BridgeNfIp6tables", known.into());
     }
+    if !version.at_least(50) || info.get("DiscoveredDevices") == Some(&Value::Null) {
+        info.remove("DiscoveredDevices");
+    }
+    let mut insert = |name: &str, value: Value| info.insert(name.to_owned(), value);
     if !version.at_least(42) {
         insert("KernelMemory", false.into());
         insert("KernelMemoryTCP", false.into());
@@ -198,7 +202,7 @@ mod tests {
         let of = |minor| {
             let mut all = json!({
                 "RegistryConfig": {}, "OperatingSystem": "", "KernelVersion": "6", "ContainerdCommit": { "ID": "" },
-                "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+                "DiscoveredDevices": [{ "Source": "cdi", "ID": "v.com/d=1" }], "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
             });
             info(all.as_object_mut().expect("object"), version(minor));
             all
@@ -221,6 +225,10 @@ mod tests {
         assert_eq!(
             (&of(47)["BridgeNfIptables"], &of(48)["BridgeNfIptables"], of(50).get("BridgeNfIptables")),
             (&json!(true), &json!(false), None)
+        );
+        assert_eq!(
+            (of(49).get("DiscoveredDevices"), &of(50)["DiscoveredDevices"][0]["ID"]),
+            (None, &json!("v.com/d=1"))
         );
         let registries = |minor| of(minor)["RegistryConfig"].as_object().expect("object").len();
         assert_eq!((registries(48), registries(49)), (2, 0));

@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::StatusCode;
 use http_body_util::BodyStream;
+use serde::Deserialize;
 use serde_json::json as value;
 use shoal_engine::container::ListOptions;
 use shoal_engine::image::{ByteStream, ImageRemoveOptions, ImportRequest};
@@ -47,11 +48,48 @@ pub(super) async fn count_users(context: &Context, images: &mut [ImageSummary]) 
     Ok(())
 }
 
+/// An image here is of one platform: what is asked for of another one is not there, as in dockerd. `key` is the parameter
+/// that names platforms, each as a JSON document, and exists since version `1.since`.
+fn check_platform(context: &Context, request: &Request, name: &str, key: &str, since: u32) -> Result<(), ApiError> {
+    let wanted = if request.version.at_least(since) { request.query.all(key) } else { Vec::new() };
+    for text in wanted.iter().filter(|text| !text.is_empty()) {
+        let wanted: Platform = serde_json::from_str(text)
+            .map_err(|error| ApiError::invalid(format!("failed to parse platform: {error}")))?;
+        let image = context.engine.images().inspect(name)?;
+        if !wanted.fits(&image.os, &image.architecture) {
+            return Err(ApiError::not_found(format!(
+                "image with reference {name} was found but does not match the specified platform: wanted {}/{}, \
+                 actual: {}/{}",
+                wanted.os, wanted.architecture, image.os, image.architecture
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A platform as a parameter has it.
+#[derive(Deserialize)]
+struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+}
+
+impl Platform {
+    fn fits(&self, os: &str, architecture: &str) -> bool {
+        let fits = |wanted: &str, actual: &str| wanted.is_empty() || actual.is_empty() || wanted == actual;
+        fits(&self.os, os) && fits(&self.architecture, architecture)
+    }
+}
+
 pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
+    check_platform(&context, &request, request.id(), "platform", 49)?;
     json(&gate::shown::image(&context.engine.images().inspect(request.id())?, request.version)?)
 }
 
 pub(super) async fn history(context: Arc<Context>, request: Request) -> Answer {
+    check_platform(&context, &request, request.id(), "platform", 48)?;
     json(&context.engine.images().history(request.id())?)
 }
 
@@ -62,6 +100,7 @@ pub(super) async fn tag(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
+    check_platform(&context, &request, request.id(), "platforms", 50)?;
     let options = ImageRemoveOptions { force: request.query.flag("force"), no_prune: request.query.flag("noprune") };
     json(&context.engine.images().remove(request.id(), options).await?)
 }
@@ -116,12 +155,15 @@ fn pull(context: &Context, request: &Request) -> Answer {
 }
 
 pub(super) async fn load(context: Arc<Context>, request: Request) -> Answer {
+    if request.version.at_least(48) && request.query.non_empty("platform").is_some() {
+        return Err(ApiError::not_implemented("an archive is loaded as it is: leave the platform out"));
+    }
     let quiet = request.query.flag_or("quiet", true);
     Ok(progress(context.engine.images().load(byte_stream(request.body), quiet)))
 }
 
 pub(super) async fn save_one(context: Arc<Context>, request: Request) -> Answer {
-    save(&context, &[request.id().to_owned()])
+    save(&context, &request, &[request.id().to_owned()])
 }
 
 pub(super) async fn save_many(context: Arc<Context>, request: Request) -> Answer {
@@ -129,10 +171,13 @@ pub(super) async fn save_many(context: Arc<Context>, request: Request) -> Answer
     if names.is_empty() {
         return Err(ApiError::invalid("no image was given: the parameter names is missing"));
     }
-    save(&context, &names)
+    save(&context, &request, &names)
 }
 
-fn save(context: &Context, names: &[String]) -> Answer {
+fn save(context: &Context, request: &Request, names: &[String]) -> Answer {
+    for name in names {
+        check_platform(context, request, name, "platform", 48)?;
+    }
     let archive = context.engine.images().save(names)?;
     let wrong = |error: io::Error| Failure::internal(&error);
     Ok(response::stream("application/x-tar", archive.map_err(wrong)))

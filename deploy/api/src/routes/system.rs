@@ -105,6 +105,7 @@ pub(super) async fn info(context: Arc<Context>, request: Request) -> Answer {
         "InitCommit": { "ID": "" },
         "ProductLicense": "",
         "CDISpecDirs": context.engine.device_folders(),
+        "DiscoveredDevices": discovered_devices(&context).await,
     });
     if let (Value::Object(info), Value::Object(engine)) = (&mut info, engine) {
         info.extend(engine);
@@ -115,6 +116,12 @@ pub(super) async fn info(context: Arc<Context>, request: Request) -> Answer {
         gate::shown::info(info, request.version);
     }
     json_response(&info)
+}
+
+async fn discovered_devices(context: &Context) -> Value {
+    let devices = context.engine.devices().await;
+    let shown: Vec<Value> = devices.iter().map(|name| json!({ "Source": "cdi", "ID": name })).collect();
+    if shown.is_empty() { Value::Null } else { Value::Array(shown) }
 }
 
 fn registry_config(facts: &DaemonFacts) -> Value {
