@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn of_old_read_only_ends_at_the_mount() {
-        let binds = ["/tmp:/a:ro", "/tmp:/b", "v:/c:ro"].map(str::to_owned);
+        let binds = ["/tmp:/a:ro", "/tmp:/b", "v1:/c:ro"].map(str::to_owned);
         let host = HostConfig { binds: Some(binds.into()), ..HostConfig::default() };
         for (of_old, expected) in [(true, [true, false, false]), (false, [false; 3])] {
             let mounts = plan(&ContainerConfig::default(), &host, of_old, Vec::new()).unwrap();
