@@ -67,7 +67,7 @@ fn check_platform(context: &Context, request: &Request, name: &str, key: &str, s
     Ok(())
 }
 
-/// A platform as a parameter has it.
+/// A platform; what is empty may be anything.
 #[derive(Deserialize)]
 struct Platform {
     #[serde(default)]
@@ -77,6 +77,12 @@ struct Platform {
 }
 
 impl Platform {
+    /// Reads `os[/architecture[/variant]]`.
+    fn of(text: &str) -> Self {
+        let mut parts = text.split('/').map(str::to_owned);
+        Self { os: parts.next().unwrap_or_default(), architecture: parts.next().unwrap_or_default() }
+    }
+
     fn fits(&self, os: &str, architecture: &str) -> bool {
         let fits = |wanted: &str, actual: &str| wanted.is_empty() || actual.is_empty() || wanted == actual;
         fits(&self.os, os) && fits(&self.architecture, architecture)
@@ -145,11 +151,19 @@ fn pull(context: &Context, request: &Request) -> Answer {
         digest if digest.contains(':') => format!("{}@{digest}", query.text("fromImage")),
         tag => format!("{}:{tag}", query.text("fromImage")),
     };
+    let missing = || {
+        ApiError::not_implemented(format!(
+            "pull is not available yet: import or load the image {name} (`docker load`, `docker import`)"
+        ))
+    };
+    // Of another platform it is another image, which is not here.
+    let wanted = Platform::of(query.text("platform"));
+    if context.engine.images().resolve(&name).is_ok_and(|image| !wanted.fits(&image.os, &image.architecture)) {
+        return Err(missing());
+    }
     match context.engine.images().pull_present(&name) {
         Ok(messages) => Ok(progress(futures::stream::iter(messages))),
-        Err(failure) if failure.kind == ErrorKind::NotFound => Err(ApiError::not_implemented(format!(
-            "pull is not available yet: import or load the image {name} (`docker load`, `docker import`)"
-        ))),
+        Err(failure) if failure.kind == ErrorKind::NotFound => Err(missing()),
         Err(failure) => Err(failure.into()),
     }
 }

@@ -158,6 +158,8 @@ fn pulls(daemon: &Daemon) -> anyhow::Result<()> {
     let path = format!("/images/create?fromImage={}", NAME.replace(':', "&tag="));
     let (status, text) = daemon.api("POST", &path, b"")?;
     ensure!(status == 200 && text.starts_with(r#"{"status":"Pulling from library/page","id":"1"}"#), "{status} {text}");
+    let (status, text) = daemon.api("POST", &format!("{path}&platform=linux/sparc"), b"")?;
+    ensure!(status == 501, "the one that is here is of another platform: {status} {text}");
     // The CLI asks for what was before this second.
     until(10, "the pull is told", || {
         let told = daemon.ok("events --since 1 --until 0s --filter event=pull")?;
