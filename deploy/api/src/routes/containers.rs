@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
 use shoal_engine::container::{ListOptions, RemoveOptions, StopOptions};
-use shoal_engine::model::{CreateRequest, UpdateRequest};
+use shoal_engine::model::{CreateRequest, HostConfig, NetworkingConfig, UpdateRequest};
 use shoal_engine::stats::Cgroups;
 
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::gate;
-use crate::request::Request;
+use crate::request::{Request, decode_value};
 use crate::response::{Response, empty, json, json_status, no_content};
 
 type Answer = Result<Response, ApiError>;
@@ -30,8 +32,26 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     json(&list)
 }
 
+/// The two objects that stand among the members of a container's configuration.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Others {
+    host_config: Option<HostConfig>,
+    networking_config: Option<NetworkingConfig>,
+}
+
+fn create_request(body: Value) -> Result<CreateRequest, ApiError> {
+    let others: Others = decode_value(body.clone())?;
+    Ok(CreateRequest {
+        config: decode_value(body)?,
+        host_config: others.host_config.unwrap_or_default(),
+        networking_config: others.networking_config.unwrap_or_default(),
+        ..CreateRequest::default()
+    })
+}
+
 pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
-    let mut body: CreateRequest = request.json().await?;
+    let mut body = create_request(request.json().await?)?;
     body.platform = request.query.text("platform").to_owned();
     if body.config.image.is_empty() {
         return Err(ApiError::invalid("no image was given: the member Image is missing or empty"));
@@ -133,10 +153,38 @@ pub(super) async fn resize(context: Arc<Context>, request: Request) -> Answer {
 pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
     let query = &request.query;
     let options = RemoveOptions { force: query.flag("force"), volumes: query.flag("v"), link: query.flag("link") };
-    context.engine.containers().remove(request.id(), options).await?;
+    let id = match request.id().trim_start_matches('/').split_once('/') {
+        Some((parent, _)) if options.link => parent,
+        _ => request.id(),
+    };
+    context.engine.containers().remove(id, options).await?;
     Ok(no_content())
 }
 
 pub(super) async fn prune(context: Arc<Context>, request: Request) -> Answer {
     json(&context.engine.containers().prune(request.query.filters()?).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_creation_is_read_whatever_the_case_of_its_members() {
+        let body = r#"{"image":"a","Cmd":"sh","Labels":{"Image":"b"},"healthCheck":{"RETRIES":3},
+            "hostConfig":{"pidsLimit":5,"restartpolicy":{"name":"always"}},
+            "NetworkingConfig":{"endpointsConfig":{"net":{"ipamConfig":{"IPv4Address":"10.0.0.9"}}}}}"#;
+        let made = create_request(serde_json::from_str(body).expect("json")).expect("request");
+        assert_eq!((made.config.image.as_str(), made.config.labels["Image"].as_str()), ("a", "b"));
+        assert_eq!(
+            (made.config.cmd, made.config.healthcheck.expect("check").retries),
+            (Some(vec!["sh".to_owned()]), 3)
+        );
+        assert_eq!((made.host_config.pids_limit, made.host_config.restart_policy.name.as_str()), (Some(5), "always"));
+        let endpoints = made.networking_config.endpoints_config.expect("endpoints");
+        let endpoint = endpoints["net"].as_ref().expect("settings");
+        assert_eq!(endpoint.ipam_config.as_ref().expect("addresses").ipv4_address, "10.0.0.9");
+        assert!(create_request(serde_json::json!({ "HostConfig": null, "Image": "a" })).is_ok());
+        assert!(create_request(serde_json::json!([])).is_err());
+    }
 }

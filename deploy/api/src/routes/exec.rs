@@ -32,8 +32,10 @@ pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answe
 pub(super) async fn start(context: Arc<Context>, mut request: Request) -> Answer {
     let mut body: ExecStart = request.json_or_default().await?;
     gate::exec_start(&mut body, request.version);
-    let attached = !body.detach;
-    match context.engine.containers().exec_start(request.id(), body).await {
+    let (attached, tty) = (!body.detach, body.tty);
+    let started = context.engine.containers().exec_start(request.id(), body).await;
+    // As in dockerd, the start says how its client reads the output, whatever the exec was created with.
+    match started.map(|streams| streams.map(|streams| AttachStreams { tty, ..streams })) {
         Ok(Some(streams)) => Ok(hijack::respond(request.version, request.upgrade.take(), streams)),
         Ok(None) => Ok(empty(StatusCode::OK)),
         Err(failure) if attached && request.upgrade.is_some() => told_in_stream(&context, request, failure).await,

@@ -67,13 +67,13 @@ pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
     let missing = || ApiError::not_found(format!("network {text} not found"));
     if scope != "swarm" {
         match context.engine.networks().inspect(text) {
-            Ok(network) if network.scope != "swarm" => return json(&network),
+            Ok(network) if network.scope != "swarm" && matches!(scope, "" | "local") => return json(&network),
             Ok(_) => {}
             Err(failure) if failure.kind == ErrorKind::NotFound => {}
             Err(failure) => return Err(failure.into()),
         }
     }
-    if scope == "local" {
+    if !matches!(scope, "" | "swarm") {
         return Err(missing());
     }
     let networks = context.engine.networks();
