@@ -8,7 +8,7 @@
 mod apply;
 mod document;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use shoal_proto::error::{ErrorKind, Failure};
@@ -138,6 +138,17 @@ impl Registry {
         Err(Failure::new(ErrorKind::InvalidArgument, message))
     }
 
+    /// Full names of the devices that there are, as containers may ask for them.
+    pub fn known(&self) -> BTreeSet<String> {
+        let all = self.documents.iter().flat_map(|loaded| {
+            let document = &loaded.document;
+            document.devices.iter().map(|device| (&document.kind, &device.name))
+        });
+        all.filter(|(kind, name)| self.find(kind, name).is_some())
+            .map(|(kind, name)| format!("{kind}={name}"))
+            .collect()
+    }
+
     /// The definition that counts; none when two of the same folder contradict each other.
     fn find(&self, kind: &str, device: &str) -> Option<(&Loaded, &Edits)> {
         let all = self.documents.iter().filter(|loaded| loaded.document.kind == kind);
@@ -188,6 +199,8 @@ mod tests {
             registry.edits(&wanted(&["example.com/net=one", "example.com/net=two", "nvidia.com/gpu=0"])).unwrap();
         assert_eq!(edits.env, ["SHARED=1", "ONE=1"], "a file's own edits come once");
         assert_eq!(edits.device_nodes[0].host_path(), Path::new("/dev/null"));
+        let known: Vec<_> = registry.known().into_iter().collect();
+        assert_eq!(known, ["example.com/net=one", "example.com/net=two", "nvidia.com/gpu=0", "nvidia.com/gpu=all"]);
         let all = registry.edits(&wanted(&["nvidia.com/gpu=all"])).unwrap();
         assert_eq!((all.hooks[0].kind, all.hooks[0].args.len()), (HookKind::CreateContainer, 2));
         assert_eq!(all.mounts[0].options, ["ro", "nosuid"]);
@@ -201,6 +214,7 @@ mod tests {
         assert!(failure.message.starts_with(expected) && failure.message.contains("bad.json"), "{failure}");
         let (_dir, twice) = folders(&[(0, "a.json", JSON), (0, "b.json", JSON)]);
         assert!(twice.edits(&wanted(&["example.com/net=one"])).is_err(), "two files contradict each other");
+        assert!(twice.known().is_empty(), "what nobody can get is shown");
         let (_dir, over) = folders(&[(0, "a.json", JSON), (1, "a.json", &JSON.replace("ONE=1", "ONE=2"))]);
         assert!(over.edits(&wanted(&["example.com/net=one"])).unwrap().env.contains(&"ONE=2".to_owned()));
     }

@@ -1,6 +1,6 @@
 //! The engine: everything that runs on this node, behind one handle.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -266,6 +266,13 @@ impl Engine {
     /// Where specifications of vendors' devices are read.
     pub fn device_folders(&self) -> Vec<PathBuf> {
         crate::cdi::folders(&self.inner.options.containers.cdi_folders)
+    }
+
+    /// Full names of the devices that vendors' specifications define, as they are now.
+    pub async fn devices(&self) -> BTreeSet<String> {
+        let folders = self.device_folders();
+        let read = move || crate::cdi::Registry::read(&folders).known();
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
     /// Images.

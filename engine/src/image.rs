@@ -37,6 +37,7 @@ pub mod layer;
 mod load;
 mod oci;
 mod prune;
+mod pull;
 pub mod reference;
 mod remove;
 mod save;
@@ -194,6 +195,14 @@ impl ImageStore {
     pub fn layers_usage(&self) -> LayersUsage {
         let layers = self.inner.layers.all();
         LayersUsage { count: layers.len(), bytes: layers.iter().map(|layer| layer.bytes).sum() }
+    }
+
+    /// A pull of an image that is here: there is nothing to do but to say so.
+    ///
+    /// # Errors
+    /// When there is no image of this name, or it is no name.
+    pub fn pull_present(&self, name: &str) -> Result<Vec<ProgressMessage>, Failure> {
+        pull::up_to_date(&self.inner, name)
     }
 
     /// Makes an image of a root file system in a tar.

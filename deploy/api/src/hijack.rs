@@ -49,7 +49,10 @@ pub(crate) fn take_over<F: Future<Output = ()> + Send>(
     upgrade: OnUpgrade,
     session: impl FnOnce(ConnectionIo) -> F + Send + 'static,
 ) -> Response {
-    hand_over(upgrade, session);
+    hand_over(upgrade, |mut io| async move {
+        io.head_taken().await;
+        session(io).await;
+    });
     let mut answer = response::empty(StatusCode::SWITCHING_PROTOCOLS);
     answer.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
     let headers = answer.headers_mut();

@@ -19,6 +19,7 @@ mod body;
 mod context;
 mod error;
 mod fold;
+mod gate;
 mod hijack;
 pub mod node;
 mod query;

@@ -41,19 +41,19 @@ impl Request {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
     }
 
-    /// Reads a JSON body.
+    /// Reads a JSON body, whose members may be spelt in any case: Go's clients send the one, Docker's reference has another,
+    /// and docker-py a third.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
         self.check_content_type()?;
         let body = self.body.read(JSON_LIMIT_BYTES).await?;
         decode_json(&body)
     }
 
-    /// Reads a JSON body whose `null` members mean "absent", and whose members may be spelt in any case: Go's clients
-    /// send the one, and Docker's reference has the other.
+    /// The same, where members that are `null` mean "absent".
     pub(crate) async fn json_without_nulls<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
         let mut value: Value = self.json().await?;
         strip_nulls(&mut value);
-        T::deserialize(Folded(value)).map_err(|error| explain(&error))
+        decode_value(value)
     }
 
     /// Reads a JSON body that may be missing altogether.
@@ -81,7 +81,12 @@ pub(crate) fn decode_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiErro
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(ApiError::invalid("invalid JSON: got EOF while reading request body"));
     }
-    serde_json::from_slice(body).map_err(|error| explain(&error))
+    decode_value(serde_json::from_slice(body).map_err(|error| explain(&error))?)
+}
+
+/// Makes of a JSON document what it is to be.
+pub(crate) fn decode_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    T::deserialize(Folded(value)).map_err(|error| explain(&error))
 }
 
 fn explain(error: &serde_json::Error) -> ApiError {
@@ -113,6 +118,13 @@ mod tests {
         strip_nulls(&mut value);
         let map: BTreeMap<String, BTreeMap<String, u8>> = serde_json::from_value(value).expect("map");
         assert_eq!(map, BTreeMap::from([("b".to_owned(), BTreeMap::from([("d".to_owned(), 1)]))]));
+    }
+
+    #[test]
+    fn members_are_spelt_in_any_case() {
+        let exec: shoal_engine::model::ExecCreate =
+            decode_json(br#"{"Cmd":["sh"],"detachKeys":"ctrl-p","attachstdin":true}"#).expect("exec");
+        assert_eq!((exec.detach_keys.as_str(), exec.attach_stdin), ("ctrl-p", true));
     }
 
     #[test]

@@ -70,7 +70,8 @@ fn container_routes() -> Vec<Route> {
         route!(POST "/containers/{id}/resize" => containers::resize),
         route!(POST "/containers/{id}/wait" => streams::wait),
         route!(POST "/containers/{id}/exec" => exec::create),
-        route!(DELETE "/containers/{id}" => containers::remove),
+        // A link is named by two names with a slash.
+        route!(DELETE "/containers/{id...}" => containers::remove),
         route!(POST "/exec/{id}/start" => exec::start),
         route!(POST "/exec/{id}/resize" => exec::resize),
         route!(GET "/exec/{id}/json" => exec::inspect),
@@ -107,6 +108,8 @@ fn image_routes() -> Vec<Route> {
 fn network_and_volume_routes() -> Vec<Route> {
     vec![
         route!(GET "/networks" => networks::list),
+        // As dockerd, which has no other route that ends so.
+        route!(GET "/networks/" => networks::list),
         route!(POST "/networks/create" => networks::create),
         route!(POST "/networks/prune" => networks::prune),
         route!(GET "/networks/{id}" => networks::inspect),

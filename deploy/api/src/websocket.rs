@@ -27,7 +27,10 @@ const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes of a payload that are passed on at once.
 const PIECE: usize = 32 << 10;
 
-const BINARY: u8 = 0x2;
+/// A frame of text.
+pub(crate) const TEXT: u8 = 0x1;
+/// A frame of bytes.
+pub(crate) const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
@@ -37,7 +40,7 @@ const LONGEST_CONTROL: u64 = 125;
 const ENDED: u16 = 1000;
 const WRONG: u16 = 1002;
 
-/// The answer that makes a websocket of the connection, which then carries these streams.
+/// The answer that makes a websocket of the connection, which then carries these streams, output in frames of this kind.
 ///
 /// # Errors
 /// When the request is no handshake, or comes from a page of another origin.
@@ -45,6 +48,7 @@ pub(crate) fn respond(
     headers: &HeaderMap,
     upgrade: Option<OnUpgrade>,
     streams: AttachStreams,
+    kind: u8,
 ) -> Result<Response, ApiError> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").trim();
     let key = text("sec-websocket-key");
@@ -58,7 +62,7 @@ pub(crate) fn respond(
     };
     check_origin(text("origin"), text("host"))?;
     let accept = STANDARD.encode(sha1::digest(format!("{key}{MAGIC}").as_bytes()));
-    hand_over(upgrade, |io| pump(io, streams));
+    hand_over(upgrade, move |io| pump(io, streams, kind));
     let mut answer = response::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = answer.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -78,13 +82,13 @@ fn check_origin(origin: &str, host: &str) -> Result<(), ApiError> {
 }
 
 /// Carries bytes until the output ends or the client leaves.
-async fn pump<IO: AsyncRead + AsyncWrite>(io: IO, mut streams: AttachStreams) {
+async fn pump<IO: AsyncRead + AsyncWrite>(io: IO, mut streams: AttachStreams, kind: u8) {
     let (mut reader, writer) = tokio::io::split(io);
     let writer = Mutex::new(writer);
     let output = async {
         while let Some(frame) = streams.output.next().await {
             let data = frame.map_or_else(|failure| error_line(&failure), |frame| frame.data);
-            if send(&writer, BINARY, &data).await.is_err() {
+            if send(&writer, kind, &data).await.is_err() {
                 return;
             }
         }
@@ -245,7 +249,7 @@ mod tests {
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let tail = stream::once(async move { drop(ended.await) }).filter_map(|()| async { None });
         let output = stream::iter(frames).chain(tail).boxed();
-        let pump = tokio::spawn(pump(server, AttachStreams { tty: false, output, input: None }));
+        let pump = tokio::spawn(pump(server, AttachStreams { tty: false, output, input: None }, BINARY));
         let (mut reader, mut writer) = tokio::io::split(client);
         let mut buffer = vec![0; 5 + 4 + 300];
         reader.read_exact(&mut buffer).await.unwrap();

@@ -74,7 +74,7 @@ fn plan(
     request: CreateRequest,
     image: &ImageRecord,
 ) -> Result<(Record, Vec<String>), Failure> {
-    let CreateRequest { config, mut host_config, networking_config, internal, .. } = request;
+    let CreateRequest { config, mut host_config, networking_config, internal, writable_below, .. } = request;
     validate::config(&config)?;
     let options = inner.current();
     defaults::fill_in(&options.containers, &mut host_config);
@@ -88,7 +88,7 @@ fn plan(
     }
     validate::fill_in(&options, &mut host_config);
     let inherited = inherited(inner, host_config.volumes_from.as_deref().unwrap_or_default())?;
-    let mut mounts = mounts::plan(&config, &host_config, inherited)?;
+    let mut mounts = mounts::plan(&config, &host_config, writable_below, inherited)?;
     image_mounts::resolve(inner, id, &mut mounts)?;
     if let Some(other) = host_config.network_mode.strip_prefix("container:") {
         // Its hosts file is shared, so its name is, too.

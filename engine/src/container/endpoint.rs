@@ -11,6 +11,8 @@ use crate::network::{EndpointOptions, parse_mac};
 const INTERFACE_OPTION: &str = "com.docker.network.endpoint.ifname";
 /// Kernel settings of that link: `net.ipv4.conf.IFNAME.log_martians=1`, several with commas between them.
 const SYSCTLS_OPTION: &str = "com.docker.network.endpoint.sysctls";
+/// How the names of options of endpoints begin.
+const OPTIONS: &str = "com.docker.network.endpoint.";
 /// Stands for the link's name in those.
 const INTERFACE_WORD: &str = "IFNAME";
 
@@ -85,11 +87,13 @@ pub(super) fn options(settings: &EndpointSettings, names: &[&str]) -> Result<End
         match name.as_str() {
             INTERFACE_OPTION => options.interface = Some(value.clone()),
             SYSCTLS_OPTION => options.sysctls = sysctls(value)?,
-            other => {
+            // Others may be for other drivers; of those that look like one of these, a slip of the pen is told.
+            other if other.starts_with(OPTIONS) => {
                 return Err(Failure::invalid(format!(
                     "unknown endpoint option {other}: {INTERFACE_OPTION} and {SYSCTLS_OPTION} are known"
                 )));
             }
+            _ => {}
         }
     }
     Ok(options)

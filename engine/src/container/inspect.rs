@@ -8,7 +8,7 @@ use super::lifecycle::State;
 use super::network::{self, Mode};
 use super::record::Record;
 use crate::engine::Inner;
-use crate::model::{ContainerInspect, ContainerState, Health, NetworkSettings};
+use crate::model::{ContainerConfig, ContainerInspect, ContainerState, Health, NetworkSettings};
 
 /// Everything about one container, without sizes.
 pub(crate) fn inspect(inner: &Arc<Inner>, container: &Arc<Container>) -> ContainerInspect {
@@ -44,9 +44,21 @@ pub(crate) fn inspect(inner: &Arc<Inner>, container: &Arc<Container>) -> Contain
         size_root_fs: None,
         mounts: record.mounts.iter().map(super::record::MountRecord::point).collect(),
         network_settings: network_settings(inner, &record),
-        config: record.config,
+        config: config(&record),
         host_config: record.host_config,
     }
+}
+
+/// What runs. A hardware address asked for on the first network is shown here as well, where clients of old look for it.
+fn config(record: &Record) -> ContainerConfig {
+    let mut config = record.config.clone();
+    let mode = record.host_config.network_mode.as_str();
+    if config.mac_address.is_empty()
+        && let Some(asked) = record.asked_macs.get(network::network_of(mode))
+    {
+        config.mac_address.clone_from(asked);
+    }
+    config
 }
 
 fn state(state: &State, health: Option<Health>) -> ContainerState {

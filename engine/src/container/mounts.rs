@@ -9,14 +9,16 @@ use crate::model::{ContainerConfig, HostConfig, Mount};
 
 const PROPAGATIONS: &[&str] = &["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
-/// All mounts of a container, in the order of their destinations, parents first. `inherited` are those of
-/// `--volumes-from`. Volumes without a name are still without one: see [`MountRecord::anonymous`].
+/// All mounts of a container, in the order of their destinations, parents first. `writable_below`: see
+/// [`CreateRequest`](crate::model::CreateRequest). `inherited` are those of `--volumes-from`. Volumes without a name are
+/// still without one: see [`MountRecord::anonymous`].
 ///
 /// # Errors
 /// When one of them is wrong, or two have the same destination.
 pub fn plan(
     config: &ContainerConfig,
     host: &HostConfig,
+    writable_below: bool,
     inherited: Vec<MountRecord>,
 ) -> Result<Vec<MountRecord>, Failure> {
     let mut mounts: Vec<MountRecord> = Vec::new();
@@ -26,6 +28,9 @@ pub fn plan(
     }
     for mount in host.mounts.iter().flatten() {
         asked.push(from_mount(mount)?);
+    }
+    for bind in asked.iter_mut().filter(|mount| mount.kind == MountKind::Bind && !mount.writable) {
+        bind.writable_below |= writable_below;
     }
     let tmpfs = host.tmpfs.iter().flatten().map(|(path, _)| path);
     for (index, mount) in asked.iter().enumerate() {
@@ -325,12 +330,22 @@ mod tests {
             binds: Some(binds.iter().map(|bind| (*bind).to_owned()).collect()),
             ..HostConfig::default()
         };
-        let mounts = plan(&config, &host(&["v1:/data", "/tmp:/a/b/c", "w1:/a"]), Vec::new()).unwrap();
+        let mounts = plan(&config, &host(&["v1:/data", "/tmp:/a/b/c", "w1:/a"]), false, Vec::new()).unwrap();
         let order: Vec<_> = mounts.iter().map(|mount| mount.destination.as_str()).collect();
         assert_eq!(order, ["/a", "/data", "/a/b/c"]);
         assert!(!mounts[1].anonymous);
-        assert!(plan(&config, &host(&["v1:/x", "w1:/x"]), Vec::new()).is_err());
-        assert!(plan(&config, &host(&[]), Vec::new()).unwrap()[0].anonymous);
+        assert!(plan(&config, &host(&["v1:/x", "w1:/x"]), false, Vec::new()).is_err());
+        assert!(plan(&config, &host(&[]), false, Vec::new()).unwrap()[0].anonymous);
+    }
+
+    #[test]
+    fn of_old_read_only_ends_at_the_mount() {
+        let binds = ["/tmp:/a:ro", "/tmp:/b", "v1:/c:ro"].map(str::to_owned);
+        let host = HostConfig { binds: Some(binds.into()), ..HostConfig::default() };
+        for (of_old, expected) in [(true, [true, false, false]), (false, [false; 3])] {
+            let mounts = plan(&ContainerConfig::default(), &host, of_old, Vec::new()).unwrap();
+            assert_eq!(mounts.iter().map(|mount| mount.writable_below).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) enum Mode {
 }
 
 /// The network that a mode names: `default` is the default bridge.
-fn network_of(mode: &str) -> &str {
+pub(crate) fn network_of(mode: &str) -> &str {
     match mode {
         "" | "default" => "bridge",
         other => other,

@@ -14,7 +14,8 @@ pub(crate) fn begin(container: &Arc<Container>, condition: WaitCondition) -> Wai
     let container = Arc::clone(container);
     Box::pin(async move {
         let reached = progress.wait_for(|progress| match condition {
-            WaitCondition::NotRunning => progress.removed || !progress.phase.is_running(),
+            // An end counts, though a policy starts it again at once: as in dockerd.
+            WaitCondition::NotRunning => progress.removed || progress.ends > ends || !progress.phase.is_running(),
             WaitCondition::NextExit => progress.removed || progress.ends > ends,
             WaitCondition::Removed => progress.removed,
         });

@@ -45,11 +45,18 @@ impl Inner {
     }
 
     pub(super) fn event(&self, action: &'static str, image: Option<&ImageEntry>, name: &str) {
-        let observer = self.observer.read().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(observer), Some(image)) = (observer.as_ref(), image) {
+        if let Some(image) = image {
             let mut attributes = image.record.config.labels.clone().unwrap_or_default();
             attributes.insert("name".to_owned(), name.to_owned());
-            observer.image_event(ImageEvent { action, id: image.id().to_string(), attributes });
+            self.tell(ImageEvent { action, id: image.id().to_string(), attributes });
+        }
+    }
+
+    /// Tells whoever listens.
+    pub(super) fn tell(&self, event: ImageEvent) {
+        let observer = self.observer.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Arc::clone);
+        if let Some(observer) = observer {
+            observer.image_event(event);
         }
     }
 

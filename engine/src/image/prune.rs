@@ -1,7 +1,5 @@
 //! Carrying removals out, and removing what nobody uses.
 
-use std::sync::Arc;
-
 use shoal_proto::error::{Failure, chain};
 
 use super::digest::Digest;
@@ -87,10 +85,7 @@ pub(super) fn prune(inner: &Inner, filters: &Filters) -> Result<ImagesPruneRepor
             report.images_deleted.get_or_insert_default().extend(removed.items);
         }
     }
-    let observer = inner.observer.read().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref().map(Arc::clone);
-    if let Some(observer) = observer {
-        let attributes = [("reclaimed".to_owned(), report.space_reclaimed.to_string())].into();
-        observer.image_event(ImageEvent { action: "prune", id: String::new(), attributes });
-    }
+    let attributes = [("reclaimed".to_owned(), report.space_reclaimed.to_string())].into();
+    inner.tell(ImageEvent { action: "prune", id: String::new(), attributes });
     Ok(report)
 }

@@ -87,6 +87,11 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
+    /// `library/busybox`: what the registry calls it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// `busybox`.
     pub fn familiar_name(&self) -> String {
         if self.domain != DEFAULT_DOMAIN {

@@ -44,12 +44,12 @@ pub trait ImageUsers: Send + Sync {
     fn users(&self, image: &Digest) -> Vec<ImageUser>;
 }
 
-/// Something happened to an image: `import`, `load`, `save`, `tag`, `untag`, `delete`, `prune`.
+/// Something happened to an image: `import`, `load`, `pull`, `save`, `tag`, `untag`, `delete`, `prune`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEvent {
     /// What happened.
     pub action: &'static str,
-    /// `sha256:...`; empty for `prune`.
+    /// `sha256:...`; the name for `pull`, empty for `prune`.
     pub id: String,
     /// Labels of the image, and `name`.
     pub attributes: BTreeMap<String, String>,

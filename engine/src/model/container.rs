@@ -421,6 +421,9 @@ pub struct CreateRequest {
     /// Platform, `os[/arch[/variant]]`; empty is the host's. A query parameter, not part of the body.
     #[serde(skip)]
     pub platform: String,
+    /// Does "read-only" leave what is mounted below a bind as it is? So it was until version 1.44 of the API.
+    #[serde(skip)]
+    pub writable_below: bool,
     /// What the cluster's executor asks for. Not reachable through the API.
     #[serde(skip)]
     pub internal: InternalOptions,

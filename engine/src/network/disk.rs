@@ -12,6 +12,9 @@ use super::error::{NetworkError, Result};
 use super::state::SandboxRecord;
 use super::types::ClusterNetworkState;
 
+/// What a file is called until it is whole.
+const HALF: &str = "new";
+
 /// Where the files are.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
@@ -22,7 +25,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Makes the folders.
+    /// Makes the folders, and removes what a daemon before was writing when it was killed.
     ///
     /// # Errors
     /// When they cannot be made.
@@ -30,6 +33,12 @@ impl Disk {
         let disk = Self { lasting: data_root.join("network"), transient: exec_root.join("network") };
         for folder in [&disk.lasting, &disk.transient] {
             fs::create_dir_all(folder).map_err(NetworkError::io(format!("make folder {}", folder.display())))?;
+            let half = |path: &PathBuf| path.extension().is_some_and(|extension| extension == HALF);
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            for path in entries.filter(half) {
+                // It would be in nobody's way: the next writer of it begins anew.
+                let _ = fs::remove_file(path);
+            }
         }
         Ok(disk)
     }
@@ -144,11 +153,33 @@ impl Disk {
 
 /// Writes a file whole or not at all.
 fn write_file(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let temporary = path.with_extension("new");
+    let temporary = path.with_extension(HALF);
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     if durable {
         file.sync_all()?;
     }
     fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_written_files_go_with_the_next_start() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path(), &root.path().join("exec")).unwrap();
+        let (id, options, endpoints) = ("ab".to_owned(), Default::default(), Vec::new());
+        disk.save_sandbox(&SandboxRecord { id, own_namespace: true, options, endpoints, name_ports: None }).unwrap();
+        for half in [disk.transient.join("cd.new"), disk.lasting.join("networks.new")] {
+            fs::write(half, "{").unwrap();
+        }
+        let again = Disk::open(root.path(), &root.path().join("exec")).unwrap();
+        let names =
+            |folder: &Path| -> Vec<_> { fs::read_dir(folder).unwrap().map(|one| one.unwrap().file_name()).collect() };
+        assert_eq!(names(&again.transient), ["ab.json"]);
+        assert!(names(&again.lasting).is_empty());
+        assert_eq!(again.load_sandboxes().len(), 1);
+    }
 }

@@ -22,7 +22,7 @@ impl LocalNetwork {
                 .map(|reserved| reserved.iter().map(|(name, addr)| (name.clone(), addr.to_string())).collect()),
         });
         let ipam_options = match &self.bridge {
-            Some(bridge) if !self.is_predefined() => Some(bridge.ipam_options.clone().unwrap_or_default()),
+            Some(bridge) if !self.is_predefined() => bridge.ipam_options.clone(),
             _ => None,
         };
         NetworkInspect {

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::ioctl::{Getter, Opcode, ioctl};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
 
 /// A transport protocol that ports belong to.
@@ -50,8 +51,26 @@ pub fn hold_port(transport: Transport, addr: Ipv4Addr, port: u16) -> io::Result<
     Ok(socket)
 }
 
+/// As `ioctl(SIOCOUTQ)`, which libc has under the terminals' name.
+#[expect(clippy::cast_possible_truncation, reason = "the number of a request has 32 bits")]
+const OUTPUT_LEFT: Opcode = libc::TIOCOUTQ as Opcode;
+
+/// Has the peer of a unix socket read all that was written to it? Whoever waits for that is woken by its becoming writable
+/// again. Only for unix sockets: others tell what arrived, not what was read.
+///
+/// # Errors
+/// When it is no socket.
+#[expect(unsafe_code, reason = "this request has no safe wrapper")]
+pub fn is_read_by_peer(socket: impl AsFd) -> io::Result<bool> {
+    // SAFETY: this request writes one int.
+    let left = unsafe { ioctl(socket, Getter::<OUTPUT_LEFT, libc::c_int>::new()) }?;
+    // Who waits is woken when all but one of the bytes accounted for are given back, and not again for the last.
+    Ok(left <= 1)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
@@ -60,6 +79,19 @@ mod tests {
 
     fn free_port() -> u16 {
         TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn what_the_peer_has_read_is_known() {
+        let (mut here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(is_read_by_peer(&here).unwrap());
+        here.write_all(b"head").unwrap();
+        assert!(!is_read_by_peer(&here).unwrap());
+        there.read_exact(&mut [0; 2]).unwrap();
+        assert!(!is_read_by_peer(&here).unwrap(), "half of it is left");
+        there.read_exact(&mut [0; 2]).unwrap();
+        assert!(is_read_by_peer(&here).unwrap());
+        assert!(is_read_by_peer(std::fs::File::open("/dev/null").unwrap()).is_err());
     }
 
     #[test]

@@ -61,6 +61,39 @@ async fn an_import_is_there_whole_and_again_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_of_what_is_here_tells_the_tag_first() {
+    let fixture = Fixture::new();
+    let id = fixture.import("box", &archive(&[("a", b"1")]), &[]).await;
+    fixture.store.tag("box", "localhost:5000/team/app", "v1").await.unwrap();
+    let listener = Arc::new(Listener(Mutex::default()));
+    fixture.store.set_observer(Arc::clone(&listener) as Arc<dyn ImageObserver>);
+    let told = |name: &str| -> Vec<_> {
+        let messages = fixture.store.pull_present(name).unwrap();
+        messages.into_iter().map(|message| (message.status.unwrap(), message.id)).collect()
+    };
+    let says = |text: &str, id: Option<&str>| (text.to_owned(), id.map(str::to_owned));
+    assert_eq!(
+        told("localhost:5000/team/app:v1"),
+        [
+            says("Pulling from team/app", Some("v1")),
+            says("Status: Image is up to date for localhost:5000/team/app:v1", None)
+        ]
+    );
+    assert_eq!(told("box")[0], says("Pulling from library/box", Some("latest")));
+    assert_eq!(*listener.0.lock().unwrap(), ["pull localhost:5000/team/app", "pull box"]);
+    for (name, kind) in [
+        ("box:other", ErrorKind::NotFound),
+        // An id is no name, nor is its beginning, whatever it stands for.
+        (&id.hex()[..12], ErrorKind::NotFound),
+        (&id.hex(), ErrorKind::InvalidArgument),
+        ("Box", ErrorKind::InvalidArgument),
+    ] {
+        assert_eq!(fixture.store.pull_present(name).unwrap_err().kind, kind, "{name}");
+    }
+    assert_eq!(listener.0.lock().unwrap().len(), 2, "what fails is not told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn equal_imports_share_their_layer() {
     let fixture = Fixture::new();
     let root = archive(&[("a", b"12345")]);

@@ -16,6 +16,7 @@ use shoal_tests::image::NAME;
 use shoal_tests::lab::{Lab, binary, live};
 
 mod recorded;
+mod versions;
 
 use recorded::{Asked, COPIES, GONE, LISTS, NAMES_AND_PAUSES, PRUNES, PYTHON, SHAPE, UPDATES, WAITS_AND_TOPS};
 
@@ -52,11 +53,16 @@ impl Daemon {
 
     /// Status and text of an answer; ids are replaced by `ID`.
     fn api(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<(u16, String)> {
+        self.api_of(41, method, path, body)
+    }
+
+    /// The same in version `1.minor`.
+    fn api_of(&self, minor: u32, method: &str, path: &str, body: &[u8]) -> anyhow::Result<(u16, String)> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         // HTTP/1.0: the answer ends with the connection, and is not chunked.
         let head = format!(
-            "{method} /v1.41{path} HTTP/1.0\r\nHost: d\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n",
+            "{method} /v1.{minor}{path} HTTP/1.0\r\nHost: d\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n",
             if path.contains("/archive") { "application/x-tar" } else { "application/json" },
             body.len()
         );

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
 use shoal_engine::container::{ListOptions, RemoveOptions, StopOptions};
-use shoal_engine::model::{CreateRequest, UpdateRequest};
+use shoal_engine::model::{CreateRequest, HostConfig, NetworkingConfig, UpdateRequest};
+use shoal_engine::stats::Cgroups;
 
 use crate::context::Context;
 use crate::error::ApiError;
-use crate::request::Request;
+use crate::gate;
+use crate::request::{Request, decode_value};
 use crate::response::{Response, empty, json, json_status, no_content};
 
 type Answer = Result<Response, ApiError>;
@@ -23,21 +27,45 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     }
     let limit = query.number::<i64>("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     let options = ListOptions { all: query.flag("all"), limit, size: query.flag("size"), filters };
-    json(&context.engine.containers().list(options).await?)
+    let mut list = context.engine.containers().list(options).await?;
+    gate::shown::containers(&mut list, request.version);
+    json(&list)
+}
+
+/// The two objects that stand among the members of a container's configuration.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Others {
+    host_config: Option<HostConfig>,
+    networking_config: Option<NetworkingConfig>,
+}
+
+fn create_request(body: Value) -> Result<CreateRequest, ApiError> {
+    let others: Others = decode_value(body.clone())?;
+    Ok(CreateRequest {
+        config: decode_value(body)?,
+        host_config: others.host_config.unwrap_or_default(),
+        networking_config: others.networking_config.unwrap_or_default(),
+        ..CreateRequest::default()
+    })
 }
 
 pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
-    let mut body: CreateRequest = request.json().await?;
+    let mut body = create_request(request.json().await?)?;
     body.platform = request.query.text("platform").to_owned();
     if body.config.image.is_empty() {
         return Err(ApiError::invalid("no image was given: the member Image is missing or empty"));
     }
-    let created = context.engine.containers().create(request.query.non_empty("name"), body).await?;
+    let told = gate::create(&mut body, request.version, Cgroups::of_host().is_unified())?;
+    let mut created = context.engine.containers().create(request.query.non_empty("name"), body).await?;
+    created.warnings.extend(told);
     json_status(StatusCode::CREATED, &created)
 }
 
 pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
-    json(&context.engine.containers().inspect(request.id(), request.query.flag("size")).await?)
+    let mut shown = context.engine.containers().inspect(request.id(), request.query.flag("size")).await?;
+    gate::shown::container(&mut shown, request.version);
+    json(&shown)
 }
 
 pub(super) async fn top(context: Arc<Context>, request: Request) -> Answer {
@@ -49,12 +77,21 @@ pub(super) async fn start(context: Arc<Context>, request: Request) -> Answer {
         // As dockerd without its experimental features.
         return Err(ApiError::invalid("checkpoint is only supported in experimental mode"));
     }
+    // As dockerd: what is longer than `null` and the like was a configuration of the host, once.
+    let length = request.header("content-length").parse().unwrap_or(0_u64);
+    if length > 7 || request.header("transfer-encoding").eq_ignore_ascii_case("chunked") {
+        return Err(ApiError::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
     context.engine.containers().start(request.id()).await?;
     Ok(no_content())
 }
 
 fn stop_options(request: &Request) -> Result<StopOptions, ApiError> {
-    Ok(StopOptions { signal: request.query.non_empty("signal"), timeout_s: request.query.number("t")? })
+    let mut options = StopOptions { signal: request.query.non_empty("signal"), timeout_s: request.query.number("t")? };
+    gate::stop(&mut options, request.version);
+    Ok(options)
 }
 
 pub(super) async fn stop(context: Arc<Context>, request: Request) -> Answer {
@@ -93,7 +130,8 @@ pub(super) async fn rename(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn update(context: Arc<Context>, mut request: Request) -> Answer {
-    let body: UpdateRequest = request.json().await?;
+    let mut body: UpdateRequest = request.json().await?;
+    gate::update(&mut body, request.version);
     json(&context.engine.containers().update(request.id(), body).await?)
 }
 
@@ -115,10 +153,38 @@ pub(super) async fn resize(context: Arc<Context>, request: Request) -> Answer {
 pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
     let query = &request.query;
     let options = RemoveOptions { force: query.flag("force"), volumes: query.flag("v"), link: query.flag("link") };
-    context.engine.containers().remove(request.id(), options).await?;
+    let id = match request.id().trim_start_matches('/').split_once('/') {
+        Some((parent, _)) if options.link => parent,
+        _ => request.id(),
+    };
+    context.engine.containers().remove(id, options).await?;
     Ok(no_content())
 }
 
 pub(super) async fn prune(context: Arc<Context>, request: Request) -> Answer {
     json(&context.engine.containers().prune(request.query.filters()?).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_creation_is_read_whatever_the_case_of_its_members() {
+        let body = r#"{"image":"a","Cmd":"sh","Labels":{"Image":"b"},"healthCheck":{"RETRIES":3},
+            "hostConfig":{"pidsLimit":5,"restartpolicy":{"name":"always"}},
+            "NetworkingConfig":{"endpointsConfig":{"net":{"ipamConfig":{"IPv4Address":"10.0.0.9"}}}}}"#;
+        let made = create_request(serde_json::from_str(body).expect("json")).expect("request");
+        assert_eq!((made.config.image.as_str(), made.config.labels["Image"].as_str()), ("a", "b"));
+        assert_eq!(
+            (made.config.cmd, made.config.healthcheck.expect("check").retries),
+            (Some(vec!["sh".to_owned()]), 3)
+        );
+        assert_eq!((made.host_config.pids_limit, made.host_config.restart_policy.name.as_str()), (Some(5), "always"));
+        let endpoints = made.networking_config.endpoints_config.expect("endpoints");
+        let endpoint = endpoints["net"].as_ref().expect("settings");
+        assert_eq!(endpoint.ipam_config.as_ref().expect("addresses").ipv4_address, "10.0.0.9");
+        assert!(create_request(serde_json::json!({ "HostConfig": null, "Image": "a" })).is_ok());
+        assert!(create_request(serde_json::json!([])).is_err());
+    }
 }

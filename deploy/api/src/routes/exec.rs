@@ -12,6 +12,7 @@ use shoal_proto::error::Failure;
 use super::containers::terminal_size;
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::gate;
 use crate::hijack;
 use crate::request::Request;
 use crate::response::{Response, empty, json, json_status};
@@ -19,7 +20,8 @@ use crate::response::{Response, empty, json, json_status};
 type Answer = Result<Response, ApiError>;
 
 pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
-    let body: ExecCreate = request.json().await?;
+    let mut body: ExecCreate = request.json().await?;
+    gate::exec_create(&mut body, request.version);
     if body.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(ApiError::invalid("No exec command specified"));
     }
@@ -28,9 +30,12 @@ pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answe
 }
 
 pub(super) async fn start(context: Arc<Context>, mut request: Request) -> Answer {
-    let body: ExecStart = request.json_or_default().await?;
-    let attached = !body.detach;
-    match context.engine.containers().exec_start(request.id(), body).await {
+    let mut body: ExecStart = request.json_or_default().await?;
+    gate::exec_start(&mut body, request.version);
+    let (attached, tty) = (!body.detach, body.tty);
+    let started = context.engine.containers().exec_start(request.id(), body).await;
+    // As in dockerd, the start says how its client reads the output, whatever the exec was created with.
+    match started.map(|streams| streams.map(|streams| AttachStreams { tty, ..streams })) {
         Ok(Some(streams)) => Ok(hijack::respond(request.version, request.upgrade.take(), streams)),
         Ok(None) => Ok(empty(StatusCode::OK)),
         Err(failure) if attached && request.upgrade.is_some() => told_in_stream(&context, request, failure).await,

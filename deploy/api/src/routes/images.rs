@@ -7,15 +7,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::StatusCode;
 use http_body_util::BodyStream;
-use serde_json::{Value, json as value};
+use serde::Deserialize;
+use serde_json::json as value;
+use shoal_engine::container::ListOptions;
 use shoal_engine::image::{ByteStream, ImageRemoveOptions, ImportRequest};
-use shoal_engine::model::ProgressMessage;
-use shoal_engine::model::image::ImageListOptions;
+use shoal_engine::model::{ImageListOptions, ImageSummary, ProgressMessage};
 use shoal_proto::error::{ErrorKind, Failure};
 
 use crate::body::{RequestBody, cut_short};
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::gate;
 use crate::request::Request;
 use crate::response::{self, Response, empty, json};
 
@@ -27,27 +29,73 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     if let Some(reference) = query.non_empty("filter").filter(|_| !request.version.at_least(41)) {
         filters = filters.with("reference", reference);
     }
-    let options = ImageListOptions { all: query.flag("all"), filters, shared_size: query.flag("shared-size") };
-    let images = context.engine.images().list(&options)?;
-    if request.version.at_least(44) {
-        return json(&images);
+    let shared_size = query.flag("shared-size") && request.version.at_least(42);
+    let options = ImageListOptions { all: query.flag("all"), filters, shared_size };
+    let mut images = context.engine.images().list(&options)?;
+    if request.version.at_least(51) {
+        count_users(&context, &mut images).await?;
     }
-    // Clients of old read the size from another member.
-    let with_virtual_size = images.iter().map(|image| {
-        let mut shown = serde_json::to_value(image).unwrap_or(Value::Null);
-        if let Value::Object(members) = &mut shown {
-            members.insert("VirtualSize".to_owned(), image.size.into());
+    json(&gate::shown::images(images, request.version)?)
+}
+
+/// Fills in how many containers were made of each image.
+pub(super) async fn count_users(context: &Context, images: &mut [ImageSummary]) -> Result<(), ApiError> {
+    let containers = context.engine.containers().list(ListOptions { all: true, ..ListOptions::default() }).await?;
+    for image in images {
+        let users = containers.iter().filter(|container| container.image_id == image.id).count();
+        image.containers = i64::try_from(users).unwrap_or(i64::MAX);
+    }
+    Ok(())
+}
+
+/// An image here is of one platform: what is asked for of another one is not there, as in dockerd. `key` is the parameter
+/// that names platforms, each as a JSON document, and exists since version `1.since`.
+fn check_platform(context: &Context, request: &Request, name: &str, key: &str, since: u32) -> Result<(), ApiError> {
+    let wanted = if request.version.at_least(since) { request.query.all(key) } else { Vec::new() };
+    for text in wanted.iter().filter(|text| !text.is_empty()) {
+        let wanted: Platform = serde_json::from_str(text)
+            .map_err(|error| ApiError::invalid(format!("failed to parse platform: {error}")))?;
+        let image = context.engine.images().inspect(name)?;
+        if !wanted.fits(&image.os, &image.architecture) {
+            return Err(ApiError::not_found(format!(
+                "image with reference {name} was found but does not match the specified platform: wanted {}/{}, \
+                 actual: {}/{}",
+                wanted.os, wanted.architecture, image.os, image.architecture
+            )));
         }
-        shown
-    });
-    json(&with_virtual_size.collect::<Vec<_>>())
+    }
+    Ok(())
+}
+
+/// A platform; what is empty may be anything.
+#[derive(Deserialize)]
+struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+}
+
+impl Platform {
+    /// Reads `os[/architecture[/variant]]`.
+    fn of(text: &str) -> Self {
+        let mut parts = text.split('/').map(str::to_owned);
+        Self { os: parts.next().unwrap_or_default(), architecture: parts.next().unwrap_or_default() }
+    }
+
+    fn fits(&self, os: &str, architecture: &str) -> bool {
+        let fits = |wanted: &str, actual: &str| wanted.is_empty() || actual.is_empty() || wanted == actual;
+        fits(&self.os, os) && fits(&self.architecture, architecture)
+    }
 }
 
 pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
-    json(&context.engine.images().inspect(request.id())?)
+    check_platform(&context, &request, request.id(), "platform", 49)?;
+    json(&gate::shown::image(&context.engine.images().inspect(request.id())?, request.version)?)
 }
 
 pub(super) async fn history(context: Arc<Context>, request: Request) -> Answer {
+    check_platform(&context, &request, request.id(), "platform", 48)?;
     json(&context.engine.images().history(request.id())?)
 }
 
@@ -58,6 +106,7 @@ pub(super) async fn tag(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
+    check_platform(&context, &request, request.id(), "platforms", 50)?;
     let options = ImageRemoveOptions { force: request.query.flag("force"), no_prune: request.query.flag("noprune") };
     json(&context.engine.images().remove(request.id(), options).await?)
 }
@@ -102,25 +151,33 @@ fn pull(context: &Context, request: &Request) -> Answer {
         digest if digest.contains(':') => format!("{}@{digest}", query.text("fromImage")),
         tag => format!("{}:{tag}", query.text("fromImage")),
     };
-    match context.engine.images().resolve(&name) {
-        Ok(_) => {
-            let text = format!("Status: Image is up to date for {name}");
-            Ok(progress(futures::stream::iter([ProgressMessage::status(text)])))
-        }
-        Err(failure) if failure.kind == ErrorKind::NotFound => Err(ApiError::not_implemented(format!(
+    let missing = || {
+        ApiError::not_implemented(format!(
             "pull is not available yet: import or load the image {name} (`docker load`, `docker import`)"
-        ))),
+        ))
+    };
+    // Of another platform it is another image, which is not here.
+    let wanted = Platform::of(query.text("platform"));
+    if context.engine.images().resolve(&name).is_ok_and(|image| !wanted.fits(&image.os, &image.architecture)) {
+        return Err(missing());
+    }
+    match context.engine.images().pull_present(&name) {
+        Ok(messages) => Ok(progress(futures::stream::iter(messages))),
+        Err(failure) if failure.kind == ErrorKind::NotFound => Err(missing()),
         Err(failure) => Err(failure.into()),
     }
 }
 
 pub(super) async fn load(context: Arc<Context>, request: Request) -> Answer {
+    if request.version.at_least(48) && request.query.non_empty("platform").is_some() {
+        return Err(ApiError::not_implemented("an archive is loaded as it is: leave the platform out"));
+    }
     let quiet = request.query.flag_or("quiet", true);
     Ok(progress(context.engine.images().load(byte_stream(request.body), quiet)))
 }
 
 pub(super) async fn save_one(context: Arc<Context>, request: Request) -> Answer {
-    save(&context, &[request.id().to_owned()])
+    save(&context, &request, &[request.id().to_owned()])
 }
 
 pub(super) async fn save_many(context: Arc<Context>, request: Request) -> Answer {
@@ -128,10 +185,13 @@ pub(super) async fn save_many(context: Arc<Context>, request: Request) -> Answer
     if names.is_empty() {
         return Err(ApiError::invalid("no image was given: the parameter names is missing"));
     }
-    save(&context, &names)
+    save(&context, &request, &names)
 }
 
-fn save(context: &Context, names: &[String]) -> Answer {
+fn save(context: &Context, request: &Request, names: &[String]) -> Answer {
+    for name in names {
+        check_platform(context, request, name, "platform", 48)?;
+    }
     let archive = context.engine.images().save(names)?;
     let wrong = |error: io::Error| Failure::internal(&error);
     Ok(response::stream("application/x-tar", archive.map_err(wrong)))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 use shoal_engine::model::network::{
-    NetworkConnect, NetworkCreate, NetworkCreateResponse, NetworkDisconnect, NetworkInspect,
+    NetworkConnect, NetworkContainer, NetworkCreate, NetworkCreateResponse, NetworkDisconnect, NetworkInspect,
 };
 use shoal_proto::error::{ErrorKind, Failure};
 
@@ -35,7 +35,22 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     };
     networks.retain(|local| !shared.iter().any(|network| network.id == local.id));
     networks.extend(shared);
+    if !request.version.at_least(28) {
+        // Clients of old find the containers in the list.
+        for network in &mut networks {
+            network.containers = containers_on(&context, network);
+        }
+    }
     json(&networks)
+}
+
+fn containers_on(context: &Context, network: &NetworkInspect) -> BTreeMap<String, NetworkContainer> {
+    let networks = context.engine.networks();
+    if network.scope == "swarm" {
+        return network.id.parse().map(|id| networks.controller().cluster_containers(id)).unwrap_or_default();
+    }
+    // It may be gone since it was listed.
+    networks.inspect(&network.id).map(|found| found.containers).unwrap_or_default()
 }
 
 /// With the services on it, when that was asked for.
@@ -52,13 +67,13 @@ pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
     let missing = || ApiError::not_found(format!("network {text} not found"));
     if scope != "swarm" {
         match context.engine.networks().inspect(text) {
-            Ok(network) if network.scope != "swarm" => return json(&network),
+            Ok(network) if network.scope != "swarm" && matches!(scope, "" | "local") => return json(&network),
             Ok(_) => {}
             Err(failure) if failure.kind == ErrorKind::NotFound => {}
             Err(failure) => return Err(failure.into()),
         }
     }
-    if scope == "local" {
+    if !matches!(scope, "" | "swarm") {
         return Err(missing());
     }
     let networks = context.engine.networks();
@@ -83,7 +98,8 @@ pub(super) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
-    let body: NetworkCreate = request.json().await?;
+    let mut body: NetworkCreate = request.json().await?;
+    body.enable_ipv4 = body.enable_ipv4.filter(|_| request.version.at_least(48));
     if body.name.trim().is_empty() {
         return Err(ApiError::invalid("network name cannot be empty"));
     }

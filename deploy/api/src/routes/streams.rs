@@ -41,10 +41,11 @@ pub(super) fn json_line<T: serde::Serialize>(value: &T) -> Result<Bytes, Failure
 
 pub(super) async fn stats(context: Arc<Context>, request: Request) -> Answer {
     let containers = context.engine.containers();
+    let one_shot = request.query.flag("one-shot") && request.version.at_least(41);
     if !request.query.flag_or("stream", true) {
-        return json(&containers.stats(request.id(), request.query.flag("one-shot")).await?);
+        return json(&containers.stats(request.id(), one_shot).await?);
     }
-    if request.query.flag("one-shot") {
+    if one_shot {
         return Err(ApiError::invalid("cannot have stream=true and one-shot=true"));
     }
     let samples = containers.stats_stream(request.id()).await?;
@@ -103,7 +104,9 @@ pub(super) async fn attach_websocket(context: Arc<Context>, mut request: Request
         (options.stdin, options.stdout, options.stderr) = (true, true, true);
     }
     let streams = context.engine.containers().attach(request.id(), options).await?;
-    websocket::respond(&request.headers, request.upgrade.take(), streams)
+    // Clients of old get text, whatever it is.
+    let kind = if request.version.at_least(28) { websocket::BINARY } else { websocket::TEXT };
+    websocket::respond(&request.headers, request.upgrade.take(), streams, kind)
 }
 
 pub(super) async fn attach(context: Arc<Context>, mut request: Request) -> Answer {

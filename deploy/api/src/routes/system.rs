@@ -10,9 +10,11 @@ use shoal_engine::events::Delivery;
 use shoal_engine::model::image::ImageListOptions;
 use shoal_proto::error::Failure;
 
+use super::images::count_users;
 use super::streams::json_line;
 use crate::context::{Context, DaemonFacts};
 use crate::error::ApiError;
+use crate::gate;
 use crate::node::{LocalNodeState, LocalNodeStatus};
 use crate::request::Request;
 use crate::response::{self, Response, json as json_response};
@@ -79,21 +81,17 @@ pub(super) async fn version(context: Arc<Context>, _: Request) -> Answer {
     }))
 }
 
-pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
+pub(super) async fn info(context: Arc<Context>, request: Request) -> Answer {
     let engine = serde_json::to_value(context.engine.info().await).map_err(|error| Failure::internal(&error))?;
     let facts = context.facts.load();
     let [http_proxy, https_proxy, no_proxy] = &facts.proxies;
     let mut info = json!({
-        "SystemStatus": null,
         "Plugins": {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null", "overlay"],
             "Authorization": null,
             "Log": ["journald", "json-file", "local", "none", "syslog"],
         },
-        "KernelMemory": false,
-        "BridgeNfIptables": true,
-        "BridgeNfIp6tables": true,
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": registry_config(&facts),
         "GenericResources": generic_resources(&facts),
@@ -102,11 +100,12 @@ pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
         "NoProxy": no_proxy,
         "ExperimentalBuild": false,
         "Isolation": "",
-        "ContainerdCommit": { "ID": "", "Expected": "" },
-        "RuncCommit": { "ID": "", "Expected": "" },
-        "InitCommit": { "ID": "", "Expected": "" },
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": "" },
+        "InitCommit": { "ID": "" },
         "ProductLicense": "",
         "CDISpecDirs": context.engine.device_folders(),
+        "DiscoveredDevices": discovered_devices(&context).await,
     });
     if let (Value::Object(info), Value::Object(engine)) = (&mut info, engine) {
         info.extend(engine);
@@ -114,8 +113,15 @@ pub(super) async fn info(context: Arc<Context>, _: Request) -> Answer {
         info.insert("Debug".to_owned(), json!(facts.debug));
         info.insert("Warnings".to_owned(), warnings(info.get("Warnings"), &facts));
         info.insert("Swarm".to_owned(), swarm::info::info(&context).await);
+        gate::shown::info(info, request.version);
     }
     json_response(&info)
+}
+
+async fn discovered_devices(context: &Context) -> Value {
+    let devices = context.engine.devices().await;
+    let shown: Vec<Value> = devices.iter().map(|name| json!({ "Source": "cdi", "ID": name })).collect();
+    if shown.is_empty() { Value::Null } else { Value::Array(shown) }
 }
 
 fn registry_config(facts: &DaemonFacts) -> Value {
@@ -126,8 +132,6 @@ fn registry_config(facts: &DaemonFacts) -> Value {
     let indexes: serde_json::Map<_, _> =
         std::iter::once(index("docker.io", &facts.mirrors, true)).chain(insecure).collect();
     json!({
-        "AllowNondistributableArtifactsCIDRs": null,
-        "AllowNondistributableArtifactsHostnames": null,
         "InsecureRegistryCIDRs": facts.insecure_subnets,
         "IndexConfigs": indexes,
         "Mirrors": facts.mirrors,
@@ -170,31 +174,36 @@ pub(super) async fn events(context: Arc<Context>, request: Request) -> Answer {
     Ok(response::stream("application/json", lines))
 }
 
+/// What can be asked for alone.
+const USAGES: [&str; 4] = ["container", "image", "volume", "build-cache"];
+
 /// What the engine keeps on the disk, measured now.
 pub(super) async fn disk_usage(context: Arc<Context>, request: Request) -> Answer {
-    let wanted = request.query.all("type");
+    let wanted = if request.version.at_least(42) { request.query.all("type") } else { Vec::new() };
+    if let Some(unknown) = wanted.iter().find(|kind| !USAGES.contains(&kind.as_str())) {
+        return Err(ApiError::invalid(format!("unknown object type: {unknown}")));
+    }
     let wants = |kind: &str| wanted.is_empty() || wanted.iter().any(|given| given == kind);
-    let mut usage = json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": [] });
+    let mut usage = json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null });
     if wants("image") {
-        let mut images = context.engine.images().list(&ImageListOptions {
-            all: true,
-            shared_size: true,
-            ..ImageListOptions::default()
-        })?;
-        let containers = context.engine.containers().list(ListOptions { all: true, ..ListOptions::default() }).await?;
-        for image in &mut images {
-            let users = containers.iter().filter(|container| container.image_id == image.id).count();
-            image.containers = i64::try_from(users).unwrap_or(i64::MAX);
-        }
+        let options = ImageListOptions { all: true, shared_size: true, ..ImageListOptions::default() };
+        let mut images = context.engine.images().list(&options)?;
+        count_users(&context, &mut images).await?;
         usage["LayersSize"] = json!(context.engine.images().layers_usage().bytes);
-        usage["Images"] = json!(images);
+        usage["Images"] = json!(gate::shown::images(images, request.version)?);
     }
     if wants("container") {
         let options = ListOptions { all: true, size: true, ..ListOptions::default() };
-        usage["Containers"] = json!(context.engine.containers().list(options).await?);
+        let mut containers = context.engine.containers().list(options).await?;
+        gate::shown::containers(&mut containers, request.version);
+        usage["Containers"] = json!(containers);
     }
     if wants("volume") {
         usage["Volumes"] = json!(context.engine.volumes().usage().await?);
     }
+    if wants("build-cache") {
+        usage["BuildCache"] = json!([]);
+    }
+    gate::shown::disk_usage(&mut usage, request.version);
     json_response(&usage)
 }

@@ -38,5 +38,10 @@ pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn prune(context: Arc<Context>, request: Request) -> Answer {
-    json(&context.engine.volumes().prune(&request.query.filters()?).await?)
+    let mut filters = request.query.filters()?;
+    if !request.version.at_least(42) {
+        // Clients of old mean those with a name as well.
+        filters = filters.with("all", "true");
+    }
+    json(&context.engine.volumes().prune(&filters).await?)
 }

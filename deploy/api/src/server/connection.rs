@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use shoal_engine_sys::socket::is_read_by_peer;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 
@@ -27,10 +28,18 @@ use super::sniff::{self, Intent};
 /// How often a half-closed peer is asked whether it is gone altogether.
 const HANG_UP_CHECK: Duration = Duration::from_millis(500);
 
+/// A client that has not read a head for so long does something else first.
+const HEAD_READ_WITHIN: Duration = Duration::from_secs(2);
+/// Where nobody tells, it may be read by then.
+const HEAD_READ_PERHAPS: Duration = Duration::from_millis(10);
+
 /// A connection of any kind.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
     /// After the end of input: is the peer gone? `None` when the kind of connection cannot tell.
     fn is_gone(&self) -> Option<bool>;
+
+    /// Waits until the peer has read all that was written. `None` when the kind of connection cannot tell.
+    fn poll_read_by_peer(&self, task: &mut Context<'_>) -> Poll<Option<()>>;
 }
 
 impl Transport for UnixStream {
@@ -40,17 +49,38 @@ impl Transport for UnixStream {
         poll(&mut fds, Some(&now)).ok()?;
         Some(fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
     }
+
+    fn poll_read_by_peer(&self, task: &mut Context<'_>) -> Poll<Option<()>> {
+        loop {
+            if ready!(self.poll_write_ready(task)).is_err() {
+                return Poll::Ready(None);
+            }
+            let look = || if is_read_by_peer(self)? { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            match self.try_io(Interest::WRITABLE, look) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.ok()),
+            }
+        }
+    }
 }
 
 impl Transport for TcpStream {
     fn is_gone(&self) -> Option<bool> {
         None
     }
+
+    fn poll_read_by_peer(&self, _: &mut Context<'_>) -> Poll<Option<()>> {
+        Poll::Ready(None)
+    }
 }
 
 impl Transport for tokio_rustls::server::TlsStream<TcpStream> {
     fn is_gone(&self) -> Option<bool> {
         None
+    }
+
+    fn poll_read_by_peer(&self, _: &mut Context<'_>) -> Poll<Option<()>> {
+        Poll::Ready(None)
     }
 }
 
@@ -112,6 +142,16 @@ impl ConnectionIo {
             let mut unread = BytesMut::from(read_ahead.as_ref());
             unread.extend_from_slice(&self.unread);
             self.unread = unread.freeze();
+        }
+    }
+
+    /// After the head of an answer: returns when the client has taken it. Clients that read a head through a buffer and what
+    /// follows without it (docker-py) lose what they got in one piece with the head; dockerd is too slow for them to notice.
+    pub(crate) async fn head_taken(&mut self) {
+        let transport = &mut self.transport;
+        let told = std::future::poll_fn(move |task| transport.poll_read_by_peer(task));
+        if let Ok(None) = tokio::time::timeout(HEAD_READ_WITHIN, told).await {
+            tokio::time::sleep(HEAD_READ_PERHAPS).await;
         }
     }
 
@@ -243,5 +283,34 @@ impl AsyncWrite for ConnectionIo {
         let this = self.get_mut();
         ready!(this.poll_unsent(task))?;
         Pin::new(&mut this.transport).poll_shutdown(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_is_woken_when_the_peer_has_read_the_head() {
+        let (mut here, mut there) = UnixStream::pair().expect("pair");
+        here.write_all(b"head").await.expect("write");
+        let read = poll_fn(|task| here.poll_read_by_peer(task));
+        tokio::pin!(read);
+        assert_eq!(read.as_mut().now_or_never(), None, "nobody has read it");
+        let waits = async { tokio::time::timeout(Duration::from_secs(10), read).await.expect("nobody was woken") };
+        let reads = async {
+            // The other one waits by now.
+            tokio::task::yield_now().await;
+            there.read_exact(&mut [0; 4]).await.expect("read");
+        };
+        assert_eq!(tokio::join!(waits, reads).0, Some(()));
+        drop(there);
+        let read = poll_fn(|task| here.poll_read_by_peer(task));
+        assert!(tokio::time::timeout(Duration::from_secs(10), read).await.is_ok(), "a peer that is gone is waited for");
     }
 }

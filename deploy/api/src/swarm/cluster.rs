@@ -7,7 +7,7 @@ use shoal_proto::control::ControlRequest;
 use shoal_proto::error::Failure;
 
 use super::access::Cluster;
-use super::{convert, model};
+use super::{convert, gate, model};
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::node::LocalNodeState;
@@ -37,7 +37,8 @@ pub(crate) async fn inspect(context: Arc<Context>, _: Request) -> Answer {
 }
 
 pub(crate) async fn init(context: Arc<Context>, mut request: Request) -> Answer {
-    let body: model::InitBody = request.json_without_nulls().await?;
+    let mut body: model::InitBody = request.json_without_nulls().await?;
+    gate::init(&mut body, request.version);
     let init = convert::init_request(body)?;
     let state = context.node.status().state;
     if state != LocalNodeState::Inactive && !init.force_new_cluster {

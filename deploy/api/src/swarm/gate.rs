@@ -1,8 +1,19 @@
 //! What older versions of the API do not have: dockerd drops it from their requests, so that a client that copies
 //! members it does not know changes nothing.
 
-use super::model::{ServiceSpec, TaskSpec};
+use super::model::{InitBody, ServiceSpec, TaskSpec};
 use crate::version::ApiVersion;
+
+/// Drops members of a new cluster's description that are younger than the client's version.
+pub(super) fn init(body: &mut InitBody, version: ApiVersion) {
+    if !version.at_least(39) {
+        body.default_addr_pool.clear();
+        body.subnet_size = 0;
+    }
+    if !version.at_least(40) {
+        body.data_path_port = 0;
+    }
+}
 
 /// Drops members that are younger than the client's version.
 pub(super) fn service_spec(spec: &mut ServiceSpec, version: ApiVersion) {
@@ -64,6 +75,17 @@ mod tests {
         let mut spec = serde_json::from_str(text).expect("spec");
         service_spec(&mut spec, ApiVersion::new(1, minor));
         spec
+    }
+
+    #[test]
+    fn a_new_cluster_is_described_in_the_clients_version() {
+        let given = |minor| {
+            let text = r#"{"DefaultAddrPool":["10.9.0.0/16"],"SubnetSize":26,"DataPathPort":5000}"#;
+            let mut body: InitBody = serde_json::from_str(text).expect("body");
+            init(&mut body, ApiVersion::new(1, minor));
+            (body.default_addr_pool.len(), body.subnet_size, body.data_path_port)
+        };
+        assert_eq!((given(38), given(39), given(40)), ((0, 0, 0), (1, 26, 0), (1, 26, 5000)));
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn passes(service: &Service, filters: &Filters) -> bool {
 pub(crate) async fn list(context: Arc<Context>, request: Request) -> Answer {
     let filters = request.query.filters()?;
     filters.check(&["id", "label", "mode", "name", "runtime"])?;
-    let with_status = request.query.flag("status");
+    let with_status = request.query.flag("status") && request.version.at_least(41);
     let cluster = Cluster::open(&context).await?;
     let services = cluster.services().filter(|service| passes(service, &filters)).map(|service| {
         let mut shown = shown(&cluster, service);

@@ -303,6 +303,9 @@ assert 'tmp/f' in tarfile.open(fileobj=io.BytesIO(b''.join(made.export()))).getn
 kept = made.commit('kept', 'sdk', message='why', author='me', changes='ENV A=b')
 assert kept.tags == ['kept:sdk'] and kept.history()[0]['Comment'] == 'why', kept.history()
 assert 'A=b' in kept.attrs['Config']['Env']
+# It reads heads through a buffer, and what follows without it: what comes too early is lost.
+for n in range(20):
+    assert made.exec_run(['echo', str(n)]).output == b'%d\n' % n, n
 made.pause(); made.reload(); assert made.status == 'paused'
 made.unpause(); made.rename('sdk2'); made.reload(); assert made.name == 'sdk2'
 assert made.top()['Titles'][1] == 'PID'
