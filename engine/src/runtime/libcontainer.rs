@@ -11,6 +11,7 @@
 //!   no filter at all) nor the capabilities (dropping them comes after the filter): see [`super::launch`].
 
 mod errors;
+mod seal;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -206,7 +207,11 @@ impl Executor for LaunchExecutor {
         Ok(())
     }
 
-    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if let Err(failure) = seal::seal(spec) {
+            self.launch.report(&failure);
+            return Err(ExecutorError::Other(failure.message));
+        }
         self.launch.run()
     }
 }
