@@ -133,7 +133,8 @@ impl Launch {
         if let Some(single) = &self.init {
             self.split(single)?;
         }
-        process::close_from_on_exec(3).map_err(cannot("close descriptors"))?;
+        // Closed, not just at execve: that opens the program first, whose path may lead through a descriptor.
+        process::close_all_but(&[0, 1, 2, self.report.as_raw_fd()]).map_err(cannot("close descriptors"))?;
         self.confine()?;
         // A working directory that is not below the root would be a door to the host (CVE-2024-21626).
         let cwd =
