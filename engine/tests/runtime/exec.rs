@@ -20,14 +20,15 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("exec::it_ends_with_its_container", it_ends_with_its_container),
 ];
 
-struct Box<'a> {
+/// A running container to execute something in; its end ends it.
+pub(crate) struct Box<'a> {
     sandbox: &'a Sandbox,
     input: SpecInput,
     running: Running,
 }
 
 impl<'a> Box<'a> {
-    fn new(sandbox: &'a Sandbox, change: impl FnOnce(&mut SpecInput)) -> Self {
+    pub(crate) fn new(sandbox: &'a Sandbox, change: impl FnOnce(&mut SpecInput)) -> Self {
         let mut input = sandbox.input(&["sleep", "100"]);
         change(&mut input);
         let running = sandbox.create(&input).unwrap();
@@ -35,7 +36,7 @@ impl<'a> Box<'a> {
         Self { sandbox, input, running }
     }
 
-    fn prepare(
+    pub(crate) fn prepare(
         &self,
         args: &[&str],
         change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String),
@@ -81,7 +82,11 @@ impl<'a> Box<'a> {
         self.sandbox.wait_for(Shim::spawn_exec(&self.sandbox.program, &self.sandbox.shim_dir("profile"), &config))
     }
 
-    fn exec(&self, args: &[&str], change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String)) -> Outcome {
+    pub(crate) fn exec(
+        &self,
+        args: &[&str],
+        change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String),
+    ) -> Outcome {
         let shim = self.prepare(args, change).unwrap();
         self.sandbox.wait_for(async {
             let attachment = shim.attach(AttachOptions::default()).await.unwrap();
