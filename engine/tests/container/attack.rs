@@ -8,6 +8,7 @@
 //! | 2019-16884, 2022-0811, 2024-40635 | `what_climbs_injects_or_overflows_does_not_start` |
 //! | 2020-15257 | `no_socket_of_the_engine_is_reached` |
 //! | 2021-41091 | `other_users_of_the_host_reach_nothing` |
+//! | 2021-41089 and the like | `a_volume_that_is_filled_lends_no_hand` |
 //! | 2022-23648 | `a_volume_at_the_end_of_a_link_has_nothing_of_the_host` |
 
 use std::os::linux::net::SocketAddrExt;
@@ -16,9 +17,11 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
-use shoal_engine::container::{ExtractOptions, WaitCondition};
+use shoal_engine::container::{CommitRequest, ExtractOptions, WaitCondition};
 use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{CreateRequest, HostConfig};
 
@@ -109,6 +112,80 @@ pub(crate) async fn a_volume_at_the_end_of_a_link_has_nothing_of_the_host(host: 
     import(&host, "plain", &[], &[("data/f", SECRET)], &["VOLUME /data"]).await;
     let said = attempt(&host, json!({"Image": "plain", "Cmd": look, "HostConfig": {"NetworkMode": "none"}})).await;
     assert!(said.unwrap().contains(SECRET));
+    host
+}
+
+/// Puts links to a file of the host in the place of everything special that appears in a volume, as a container does that
+/// has the volume, too, until it is dropped.
+struct Swapper {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Swapper {
+    fn start(volume: PathBuf, victim: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let spare = volume.with_file_name("spare");
+            while !stopped.load(Ordering::Relaxed) {
+                for entry in std::fs::read_dir(&volume).into_iter().flatten().flatten() {
+                    if entry.file_type().is_ok_and(|kind| kind.is_fifo()) {
+                        std::os::unix::fs::symlink(&victim, &spare).unwrap();
+                        std::fs::rename(&spare, entry.path()).unwrap();
+                    }
+                }
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Swapper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+pub(crate) async fn a_volume_that_is_filled_lends_no_hand(host: Host) -> Host {
+    let victim = outside(&host).join("f");
+    let before = std::fs::metadata(&victim).unwrap().permissions().mode();
+    let is_changed = || std::fs::metadata(&victim).unwrap().permissions().mode() != before;
+    let make = "busybox mkdir /data; cd /data; for n in $(seq 150); do busybox mkfifo -m 6777 $n; done";
+    let maker = super::harness::request(&["sh", "-c", make], HostConfig::default());
+    let id = host.engine.containers().create(None, maker).await.unwrap().id;
+    let ended = host.engine.containers().begin_wait(&id, WaitCondition::NextExit).unwrap();
+    host.engine.containers().start(&id).await.unwrap();
+    ended.await;
+    let commit = CommitRequest { repository: "pipes".to_owned(), ..CommitRequest::default() };
+    host.engine.containers().commit(&id, commit).await.unwrap();
+    for round in 0..8 {
+        let name = format!("shared{round}");
+        let volume = json!({"Name": name});
+        let volume = host.engine.volumes().create(serde_json::from_value(volume).unwrap()).await.unwrap();
+        let _swapper = Swapper::start(volume.mountpoint.into(), victim.clone());
+        let mut wanted = super::harness::request(&["true"], HostConfig::default());
+        wanted.config.image = "pipes".to_owned();
+        wanted.host_config.binds = Some(vec![format!("{name}:/data")].into());
+        let _refused_or_not = host.engine.containers().create(None, wanted).await;
+        assert!(!is_changed(), "round {round}: the mode of a file of the host was changed");
+    }
+    // The control: by its name, a pipe's mode is that of the victim sooner or later.
+    let folder = host.folder.path().join("naive");
+    std::fs::create_dir(&folder).unwrap();
+    let _swapper = Swapper::start(folder.clone(), victim.clone());
+    for number in 0..100_000 {
+        if is_changed() {
+            break;
+        }
+        let pipe = folder.join(number.to_string());
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, rustix::fs::Mode::RUSR, 0).unwrap();
+        std::fs::set_permissions(&pipe, std::fs::Permissions::from_mode(0o6777)).unwrap();
+        std::fs::remove_file(pipe).unwrap();
+    }
+    assert!(is_changed());
     host
 }
 

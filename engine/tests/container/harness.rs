@@ -88,6 +88,7 @@ const TESTS: &[(&str, Test)] = tests![
     files::a_commit_is_an_image_of_what_changed,
     files::an_export_has_the_root_alone,
     attack::a_volume_at_the_end_of_a_link_has_nothing_of_the_host,
+    attack::a_volume_that_is_filled_lends_no_hand,
     attack::other_users_of_the_host_reach_nothing,
     attack::helpers_of_an_image_are_never_run,
     attack::no_socket_of_the_engine_is_reached,
