@@ -11,7 +11,6 @@
 mod cgroups;
 mod child;
 mod dev;
-mod hooks;
 mod options;
 mod rootfs;
 
@@ -24,8 +23,9 @@ use serde::Deserialize;
 use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{Fork, SingleThread};
 
+use super::hooks::HostHooks;
 use super::launch::read_report;
-use super::{ChildStreams, Created, Outcome, Runtime, pipe};
+use super::{ChildStreams, Created, Listener, Outcome, Runtime, pipe};
 use crate::cgroup::Cgroup;
 use crate::shim::config::{SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -39,11 +39,21 @@ pub(crate) struct Builtin {
     report: Option<OwnedFd>,
     /// A byte here lets init go on; closing it ends init.
     go: Option<OwnedFd>,
+    /// Its first process.
+    pid: u32,
+    hooks: HostHooks,
 }
 
 impl Builtin {
     pub(crate) fn new(dir: &Path, config: &ShimConfig) -> Self {
-        Self { dir: dir.to_owned(), config: config.clone(), report: None, go: None }
+        Self {
+            dir: dir.to_owned(),
+            config: config.clone(),
+            report: None,
+            go: None,
+            pid: 0,
+            hooks: HostHooks::default(),
+        }
     }
 
     fn cgroup(&self) -> Result<Cgroup, RuntimeFailure> {
@@ -53,6 +63,7 @@ impl Builtin {
 
 impl Runtime for Builtin {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        self.hooks = HostHooks::read(&self.dir, &self.config.id)?;
         let namespaces = Namespaces::read(&self.dir.join(SPEC_FILE))?;
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
@@ -68,13 +79,21 @@ impl Runtime for Builtin {
             child::run(&self.dir, &self.config, &namespaces, streams, child::Pipes { outcome_end, report_end, go_end });
         };
         drop((outcome_end, report_end, go_end, streams));
-        match super::hear(outcome) {
-            Ok(Outcome::Pid(_)) => {
-                (self.report, self.go) = (Some(report), Some(go));
-                Ok(Created { pid: Some(pid) })
+        let mut listener = Listener::new(outcome);
+        loop {
+            match listener.hear() {
+                Ok(Outcome::Hooks) => {
+                    // When one fails, the closed pipe ends init.
+                    self.hooks.create_runtime(pid)?;
+                    rustix::io::write(&go, b"h").map_err(|error| cannot("tell init to go on", &error.into()))?;
+                }
+                Ok(Outcome::Pid(_)) => {
+                    (self.report, self.go, self.pid) = (Some(report), Some(go), pid);
+                    return Ok(Created { pid: Some(pid) });
+                }
+                Ok(Outcome::Failure(failure)) => return Err(failure),
+                Err(_) => return Err(RuntimeFailure::other("the container's first process died; see shim.log")),
             }
-            Ok(Outcome::Failure(failure)) => Err(failure),
-            Err(_) => Err(RuntimeFailure::other("the container's first process died; see shim.log")),
         }
     }
 
@@ -83,7 +102,13 @@ impl Runtime for Builtin {
         let (report, go) = (self.report.take().ok_or_else(wrong)?, self.go.take().ok_or_else(wrong)?);
         // When init is gone, its report says why, or its end does.
         let _ = std::fs::File::from(go).write_all(b"!");
-        read_report(report).map(|()| None)
+        read_report(report)?;
+        // As with runc, a container whose hook fails does not run on.
+        let after = self.hooks.poststart(self.pid);
+        if after.is_err() {
+            self.signal_all(rustix::process::Signal::KILL.as_raw())?;
+        }
+        after.map(|()| None)
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
@@ -115,7 +140,9 @@ impl Runtime for Builtin {
         if cgroup.is_frozen().unwrap_or(false) {
             let _ = cgroup.thaw();
         }
-        cgroup.remove().map_err(|error| cannot("remove the cgroup", &error))
+        let removed = cgroup.remove().map_err(|error| cannot("remove the cgroup", &error));
+        self.hooks.poststop();
+        removed
     }
 }
 

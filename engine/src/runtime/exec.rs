@@ -78,13 +78,13 @@ impl Runtime for BuiltinExec {
             drop((outcome, report));
             let result = join(&single, &prepared, &self.config.process, &streams);
             let result = result.map_or_else(Outcome::Failure, Outcome::Pid);
-            process::exit_now(i32::from(super::tell(outcome_end, &result).is_err()));
+            process::exit_now(i32::from(super::tell(&outcome_end, &result).is_err()));
         };
         drop((outcome_end, prepared, streams));
-        match super::hear(outcome) {
+        match super::Listener::new(outcome).hear() {
             Ok(Outcome::Pid(pid)) => read_report(report).map(|()| Some(pid)),
             Ok(Outcome::Failure(failure)) => Err(failure),
-            Err(_) => Err(RuntimeFailure::other("the joining process died; see shim.log")),
+            Ok(Outcome::Hooks) | Err(_) => Err(RuntimeFailure::other("the joining process died; see shim.log")),
         }
     }
 

@@ -27,6 +27,7 @@ use shoal_proto::error::chain;
 use self::errors::ErrorNotes;
 use super::bundle::{INIT_ANNOTATION, INNER_BUNDLE};
 use super::exec::read_filter;
+use super::hooks::HostHooks;
 use super::launch::{Launch, read_report};
 use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, pipe};
 use crate::cgroup::Cgroup;
@@ -46,11 +47,14 @@ pub(crate) struct Libcontainer {
     config: ShimConfig,
     /// Where init reports why it could not run its program.
     report: Option<OwnedFd>,
+    /// Its first process.
+    pid: u32,
+    hooks: HostHooks,
 }
 
 impl Libcontainer {
     pub(crate) fn new(dir: &Path, config: &ShimConfig) -> Self {
-        Self { dir: dir.to_owned(), config: config.clone(), report: None }
+        Self { dir: dir.to_owned(), config: config.clone(), report: None, pid: 0, hooks: HostHooks::default() }
     }
 
     fn cgroup(&self) -> Result<Cgroup, RuntimeFailure> {
@@ -59,10 +63,13 @@ impl Libcontainer {
 
     /// Runs in the creator.
     fn build(&self, streams: ChildStreams, report: OwnedFd) -> Result<u32, RuntimeFailure> {
-        let SpecPart { process, linux, annotations } = SpecPart::read(&self.dir.join(SPEC_FILE))?;
+        let SpecPart { process, linux, annotations, hooks } = SpecPart::read(&self.dir.join(SPEC_FILE))?;
         let filter = read_filter(&self.dir)?;
         linux.mount_rootfs(&self.config).map_err(|error| cannot("mount the root file system", &error))?;
         let mut launch = Launch::new(&process, filter, report)?;
+        if let Some(hooks) = &hooks {
+            launch = launch.after_hooks(hooks, &self.config.id, &self.dir, &Some(annotations.clone()));
+        }
         if annotations.contains_key(INIT_ANNOTATION) {
             let single = SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
             launch = launch.below_init(single);
@@ -97,6 +104,7 @@ impl Libcontainer {
 
 impl Runtime for Libcontainer {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        self.hooks = HostHooks::read(&self.dir, &self.config.id)?;
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let notes = ErrorNotes::new().map_err(|error| cannot("make a file in memory", &error))?;
@@ -108,12 +116,12 @@ impl Runtime for Libcontainer {
                 Ok(pid) => Outcome::Pid(pid),
                 Err(failure) => Outcome::Failure(failure),
             };
-            process::exit_now(i32::from(super::tell(outcome_end, &result).is_err()));
+            process::exit_now(i32::from(super::tell(&outcome_end, &result).is_err()));
         };
         drop((outcome_end, report_end, streams));
-        match super::hear(outcome) {
+        match super::Listener::new(outcome).hear() {
             Ok(Outcome::Pid(pid)) => {
-                self.report = Some(report);
+                (self.report, self.pid) = (Some(report), pid);
                 Ok(Created { pid: Some(pid) })
             }
             Ok(Outcome::Failure(failure)) => {
@@ -126,7 +134,7 @@ impl Runtime for Libcontainer {
                     None => failure,
                 }))
             }
-            Err(_) => Err(RuntimeFailure::other("the creating process died; see shim.log")),
+            Ok(Outcome::Hooks) | Err(_) => Err(RuntimeFailure::other("the creating process died; see shim.log")),
         }
     }
 
@@ -139,7 +147,12 @@ impl Runtime for Libcontainer {
         let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", handle.as_raw_fd());
         let socket = std::os::unix::net::UnixStream::connect(path);
         drop(socket.map_err(|error| cannot("reach the container's init", &error))?);
-        read_report(report).map(|()| None)
+        read_report(report)?;
+        let after = self.hooks.poststart(self.pid);
+        if after.is_err() {
+            self.signal_all(rustix::process::Signal::KILL.as_raw())?;
+        }
+        after.map(|()| None)
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
@@ -171,12 +184,14 @@ impl Runtime for Libcontainer {
             let _ = cgroup.thaw();
         }
         let removed = cgroup.remove().map_err(|error| cannot("remove the cgroup", &error));
-        match std::fs::remove_dir_all(self.dir.join(STATE_DIRECTORY)) {
+        let state = match std::fs::remove_dir_all(self.dir.join(STATE_DIRECTORY)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                removed.and(Err(cannot("remove libcontainer's state", &error)))
+                Err(cannot("remove libcontainer's state", &error))
             }
-            _ => removed,
-        }
+            _ => Ok(()),
+        };
+        self.hooks.poststop();
+        removed.and(state)
     }
 }
 

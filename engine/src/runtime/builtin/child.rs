@@ -1,22 +1,22 @@
 //! The container's first process, from its fork to its program.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::{namespace, process, pty};
 
 use super::rootfs::{self, Root, attach, clone_handle};
-use super::{Namespaces, cannot, hooks};
+use super::{Namespaces, cannot};
 use crate::cgroup::{self, Cgroup};
 use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
 use crate::runtime::confine::{apply_to_self, take_pipes};
 use crate::runtime::exec::{connect, read_filter};
 use crate::runtime::launch::Launch;
-use crate::runtime::{ChildStreams, Outcome, tell};
+use crate::runtime::{ChildStreams, Outcome, hooks, tell};
 use crate::shim::config::{SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
@@ -30,29 +30,31 @@ pub(super) struct Pipes {
     pub(super) go_end: OwnedFd,
 }
 
+impl Pipes {
+    /// Waits for a word to go on.
+    fn wait(&self) -> io::Result<()> {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.go_end, &mut [0]))? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Builds the container around this process, waits for the start, and becomes the program.
 pub(super) fn run(dir: &Path, config: &ShimConfig, namespaces: &Namespaces, streams: ChildStreams, pipes: Pipes) -> ! {
-    let Pipes { outcome_end, report_end, go_end } = pipes;
-    let (launch, hooks) = match build(dir, config, namespaces, streams, report_end) {
-        Ok(built) => built,
+    let launch = match build(dir, config, namespaces, streams, &pipes) {
+        Ok(launch) => launch,
         Err(failure) => {
             let code = failure.exit_code();
             // When nobody hears it, the shim is gone, and with it the interest.
-            let _ = tell(outcome_end, &Outcome::Failure(failure));
+            let _ = tell(&pipes.outcome_end, &Outcome::Failure(failure));
             process::exit_now(code);
         }
     };
-    if tell(outcome_end, &Outcome::Pid(std::process::id())).is_err() {
-        process::exit_now(1);
-    }
+    let told = tell(&pipes.outcome_end, &Outcome::Pid(std::process::id()));
     // The end of the pipe without a word: the shim ended, or does not want this container any more.
-    if std::fs::File::from(go_end).read_exact(&mut [0]).is_err() {
+    if told.and_then(|()| pipes.wait()).is_err() {
         process::exit_now(1);
-    }
-    let state = hooks::State { config, bundle: dir, status: "created" };
-    if let Err(failure) = hooks::run("startContainer", hooks.as_deref(), &state) {
-        launch.report(&failure);
-        process::exit_now(failure.exit_code());
     }
     launch.run()
 }
@@ -63,14 +65,15 @@ fn build(
     config: &ShimConfig,
     namespaces: &Namespaces,
     streams: ChildStreams,
-    report: OwnedFd,
-) -> Result<(Launch, Option<Vec<Hook>>), RuntimeFailure> {
+    pipes: &Pipes,
+) -> Result<Launch, RuntimeFailure> {
     let spec = read_spec(dir)?;
     let (Some(oci), Some(linux)) = (spec.process(), spec.linux()) else {
         return Err(RuntimeFailure::other("the specification has no process, or is not for Linux"));
     };
-    refuse_unsupported(&spec, oci, linux)?;
+    refuse_unsupported(oci, linux)?;
     rootfs::check(linux)?;
+    let report = pipes.report_end.try_clone().map_err(|error| cannot("keep the pipe for reports", &error))?;
     let mut launch = Launch::new(oci, read_filter(dir)?, report)?;
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key(INIT_ANNOTATION)) {
         let single = process::SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
@@ -88,10 +91,9 @@ fn build(
     enter_namespaces(namespaces, &spec)?;
     let root = Root::mount(config, &spec, linux)?;
     root.furnish(config, &spec, linux)?;
-    let last_hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().clone());
     if let Some(hooks) = spec.hooks() {
-        let state = hooks::State { config, bundle: dir, status: "creating" };
-        hooks::run("createContainer", hooks.create_container().as_deref(), &state)?;
+        run_hooks(dir, config, &spec, hooks, pipes)?;
+        launch = launch.after_hooks(hooks, &config.id, dir, spec.annotations());
     }
     root.enter(linux).map_err(|error| cannot("enter the root file system", &error))?;
     drop(root);
@@ -107,7 +109,23 @@ fn build(
     }
     become_user(&inside, oci)?;
     launch.find()?;
-    Ok((launch, last_hooks))
+    Ok(launch)
+}
+
+/// Those on the host, by the shim, and those in the container's namespaces.
+fn run_hooks(dir: &Path, config: &ShimConfig, spec: &Spec, hooks: &Hooks, pipes: &Pipes) -> Result<(), RuntimeFailure> {
+    if hooks::has_create_runtime(hooks) {
+        let told = tell(&pipes.outcome_end, &Outcome::Hooks).and_then(|()| pipes.wait());
+        told.map_err(|error| cannot("wait for the hooks", &error))?;
+    }
+    let state = hooks::State {
+        id: &config.id,
+        bundle: dir,
+        status: "creating",
+        pid: Some(std::process::id()),
+        annotations: spec.annotations().as_ref(),
+    };
+    hooks::run("createContainer", hooks.create_container().as_deref(), &state)
 }
 
 fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
@@ -116,10 +134,9 @@ fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
 }
 
 /// Fails closed: what is not done here is not promised.
-pub(super) fn refuse_unsupported(spec: &Spec, oci: &Process, linux: &Linux) -> Result<(), RuntimeFailure> {
+pub(super) fn refuse_unsupported(oci: &Process, linux: &Linux) -> Result<(), RuntimeFailure> {
     let label = |label: &Option<String>| label.as_deref().is_some_and(|label| !label.is_empty());
     let asked = [
-        ("hooks in the namespaces of the host", spec.hooks().as_ref().is_some_and(hooks::has_others)),
         ("an SELinux label", label(oci.selinux_label()) || label(linux.mount_label())),
         ("a scheduler", oci.scheduler().is_some()),
         ("an I/O priority", oci.io_priority().is_some()),

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, fsconfig_create, fsmount, fsopen,
+};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::namespace::MountChange;
 
@@ -13,9 +15,10 @@ use super::cannot;
 use crate::runtime::spec::REPLACEABLE_IN_PROC;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
-/// Makes the cgroups read-only, and refuses a container with something in its `/proc` that has no business there.
+/// Makes cgroups read-only and mounts private that are to be, and refuses a container with something in its `/proc` that has no business there.
 pub(super) fn seal(spec: &Spec) -> Result<(), RuntimeFailure> {
     seal_cgroups(spec).map_err(|error| cannot("make the cgroups read-only", &error))?;
+    seal_propagation(spec).map_err(|error| cannot("make mounts private", &error))?;
     let table = mount_table().map_err(|error| cannot("read the mounts", &error))?;
     match intruder(&table, spec) {
         None => Ok(()),
@@ -37,6 +40,19 @@ fn seal_cgroups(spec: &Spec) -> io::Result<()> {
     for mount in spec.mounts().iter().flatten().filter(is_sealed) {
         let place = Directory::open(Path::new("/"))?.open_any(mount.destination(), false)?;
         MountChange { set: READ_ONLY, recursive: true, ..MountChange::default() }.apply(&place)?;
+    }
+    Ok(())
+}
+
+/// The library leaves what is to be private a slave of the host's.
+fn seal_propagation(spec: &Spec) -> io::Result<()> {
+    const PRIVATE: u64 = MountPropagationFlags::PRIVATE.bits() as u64;
+    for mount in spec.mounts().iter().flatten() {
+        let words = mount.options().as_deref().unwrap_or_default();
+        let Some(word) = words.iter().find(|word| matches!(word.as_str(), "private" | "rprivate")) else { continue };
+        let place = Directory::open(Path::new("/"))?.open_any(mount.destination(), true)?;
+        let recursive = word == "rprivate";
+        MountChange { propagation: PRIVATE, recursive, ..MountChange::default() }.apply(&place)?;
     }
     Ok(())
 }
