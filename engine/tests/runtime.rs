@@ -15,9 +15,12 @@ mod runtime {
     pub(crate) mod bench;
     pub(crate) mod cgroup;
     pub(crate) mod exec;
+    pub(crate) mod hooks;
     pub(crate) mod isolation;
     pub(crate) mod lifecycle;
     pub(crate) mod limits;
+    pub(crate) mod mounts;
+    pub(crate) mod process;
     pub(crate) mod sandbox;
 }
 
@@ -41,6 +44,9 @@ fn tests() -> Vec<Test> {
     tests.extend(runtime::exec::TESTS);
     tests.extend(runtime::attach::TESTS);
     tests.extend(runtime::cgroup::TESTS);
+    tests.extend(runtime::hooks::TESTS);
+    tests.extend(runtime::mounts::TESTS);
+    tests.extend(runtime::process::TESTS);
     tests.extend(runtime::attack::image::TESTS);
     tests.extend(runtime::attack::race::TESTS);
     tests.extend(runtime::attack::process::TESTS);

@@ -61,7 +61,7 @@ impl<'a> Box<'a> {
         self.sandbox.wait_for(Shim::spawn_exec(&self.sandbox.program, &self.sandbox.shim_dir(&id), &config))
     }
 
-    fn prepare_process(
+    pub(crate) fn prepare_process(
         &self,
         args: &[&str],
         change: impl FnOnce(&mut oci_spec::runtime::Process),
