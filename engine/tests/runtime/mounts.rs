@@ -50,7 +50,6 @@ fn options_reach_the_kernel(backend: Backend) {
         (&["nodiratime"], &["nodiratime"]),
         (&["strictatime"], &["!relatime", "!noatime"]),
         (&["noatime", "atime"], &["!noatime"]),
-        (&["sync", "dirsync"], &["sync", "dirsync"]),
         (
             &["size=64k", "mode=750", "uid=1000", "gid=1001", "nr_inodes=10"],
             &["size=64k", "mode=750", "uid=1000", "gid=1001", "nr_inodes=10"],
@@ -62,12 +61,14 @@ fn options_reach_the_kernel(backend: Backend) {
         (&["bind", "ro", "noatime", "rprivate"], &["ro", "noatime"]),
         (&["rbind", "rro"], &["ro"]),
     ];
-    // The library hands these on to the file system.
+    // The library hands these on to the file system, or drops them.
     let words: &[(&[&str], &[&str])] = match backend {
         Backend::Libcontainer => &[],
-        _ => {
-            &[(&["relatime", "norelatime", "silent"], &["relatime"]), (&["noatime", "relatime", "loud"], &["!noatime"])]
-        }
+        _ => &[
+            (&["relatime", "norelatime", "silent"], &["relatime"]),
+            (&["noatime", "atime", "loud"], &["!noatime"]),
+            (&["sync", "dirsync"], &["sync", "dirsync"]),
+        ],
     };
     let all: Vec<(bool, &[&str], &[&str])> = tmpfs
         .iter()

@@ -194,6 +194,10 @@ fn a_filter_does_what_it_says(backend: Backend) {
     assert_eq!(mkdir("SCMP_ACT_TRAP", ""), 128 + 31);
     assert_eq!(mkdir("SCMP_ACT_KILL_PROCESS", ""), 128 + 31);
     assert_eq!(mkdir("SCMP_ACT_KILL", ""), 128 + 31);
+    // The same program as with the built-in runtime.
+    if backend == Backend::Libcontainer {
+        return;
+    }
     let mode = |operator: &str, value: u32, second: u32| {
         mkdir(
             "SCMP_ACT_ERRNO",

@@ -110,7 +110,7 @@ fn descriptors_lead_nowhere(backend: Backend) {
     );
     assert!(seen.unwrap().contains(SECRET));
     let container = Box::new(&sandbox, |_| {});
-    let most = if backend == Backend::Builtin { 24 } else { 8 };
+    let most = if backend == Backend::Builtin { 16 } else { 8 };
     let mut fired = Vec::new();
     for number in 3..most {
         for place in [format!("/proc/self/fd/{number}"), format!("/fds/{number}/../../..")] {

@@ -17,7 +17,11 @@ pub(crate) const TESTS: &[crate::Test] = &[
 /// Starts containers as long as it takes for a race to be one.
 fn against(backend: Backend, racer: &Racer, mut start: impl FnMut()) {
     // Starts and swaps.
-    let least = if backend == Backend::Builtin { (20, 3000) } else { (6, 1000) };
+    let least = match backend {
+        Backend::Builtin => (20, 3000),
+        Backend::Libcontainer => (3, 500),
+        Backend::Runc => (6, 1000),
+    };
     let mut starts = 0;
     while starts < least.0 || racer.swaps() < least.1 {
         start();
