@@ -23,7 +23,7 @@ pub(crate) use builtin::Builtin;
 pub(crate) use exec::BuiltinExec;
 pub(crate) use libcontainer::Libcontainer;
 
-use oci_spec::runtime::{Hooks, LinuxResources, Process};
+use oci_spec::runtime::{Hooks, LinuxPersonality, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 use shoal_engine_sys::namespace;
 
@@ -155,6 +155,8 @@ struct LinuxPart {
     rootfs_propagation: Option<String>,
     #[serde(default)]
     resources: Option<LinuxResources>,
+    #[serde(default)]
+    personality: Option<LinuxPersonality>,
 }
 
 impl SpecPart {

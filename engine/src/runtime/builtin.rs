@@ -149,9 +149,11 @@ impl Runtime for Builtin {
 /// Which namespaces the container has.
 #[derive(Debug)]
 struct Namespaces {
-    /// New ones to be forked into: `CLONE_NEW*` bits. The cgroup namespace comes later, when the process is in its cgroup.
+    /// New ones to be forked into: `CLONE_NEW*` bits. The cgroup namespace comes later, when the process is in its cgroup, and so
+    /// does that of time, which is none of `clone`'s.
     new: u32,
     new_cgroup: bool,
+    new_time: bool,
     joined_pid: Option<PathBuf>,
     /// The others to be joined.
     joined: Vec<(LinuxNamespaceType, PathBuf)>,
@@ -179,11 +181,13 @@ impl Namespaces {
     fn plan(namespaces: &[LinuxNamespace]) -> Result<Self, RuntimeFailure> {
         use LinuxNamespaceType as Kind;
         let refuse = |text: &str| Err(RuntimeFailure::new(FailureKind::CannotApply, text));
-        let mut plan = Self { new: 0, new_cgroup: false, joined_pid: None, joined: Vec::new(), own_uts: false };
+        let mut plan =
+            Self { new: 0, new_cgroup: false, new_time: false, joined_pid: None, joined: Vec::new(), own_uts: false };
         for namespace in namespaces {
             let kind = namespace.typ();
             match (kind, namespace.path()) {
-                (Kind::User | Kind::Time, _) => return refuse("user and time namespaces are not supported"),
+                (Kind::User, _) => return refuse("user namespaces are not supported"),
+                (Kind::Time, None) => plan.new_time = true,
                 (Kind::Mount, Some(_)) => return refuse("a container needs mounts of its own"),
                 (Kind::Cgroup, None) => plan.new_cgroup = true,
                 (kind, None) => plan.new |= kind as u32,

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, LinuxResources, LinuxTimeOffset, Process, Spec};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::{namespace, process, pty};
 
@@ -13,7 +13,7 @@ use super::rootfs::{self, Root, attach, clone_handle};
 use super::{Namespaces, cannot};
 use crate::cgroup::{self, Cgroup};
 use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
-use crate::runtime::confine::{apply_to_self, take_pipes};
+use crate::runtime::confine::{apply_to_self, set_personality, take_pipes};
 use crate::runtime::exec::{connect, read_filter};
 use crate::runtime::launch::Launch;
 use crate::runtime::{ChildStreams, Outcome, hooks, tell};
@@ -81,6 +81,7 @@ fn build(
     }
     rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
     apply_to_self(oci)?;
+    set_personality(linux.personality().as_ref())?;
     // Whoever shares a namespace with this process must not reach into it while it holds the host's descriptors.
     process::hide_from_tracers().map_err(|error| cannot("hide from tracers", &error))?;
     enter_cgroup(config, linux)?;
@@ -88,7 +89,7 @@ fn build(
         ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
         ChildStreams::Pipes { .. } => None,
     };
-    enter_namespaces(namespaces, &spec)?;
+    enter_namespaces(namespaces, &spec, linux)?;
     let root = Root::mount(config, &spec, linux)?;
     root.furnish(config, &spec, linux)?;
     if let Some(hooks) = spec.hooks() {
@@ -138,13 +139,9 @@ pub(super) fn refuse_unsupported(oci: &Process, linux: &Linux) -> Result<(), Run
     let label = |label: &Option<String>| label.as_deref().is_some_and(|label| !label.is_empty());
     let asked = [
         ("an SELinux label", label(oci.selinux_label()) || label(linux.mount_label())),
-        ("a scheduler", oci.scheduler().is_some()),
-        ("an I/O priority", oci.io_priority().is_some()),
         ("CPU affinity of execs", oci.exec_cpu_affinity().is_some()),
         ("user mappings", linux.uid_mappings().is_some() || linux.gid_mappings().is_some()),
         ("Intel RDT", linux.intel_rdt().is_some()),
-        ("a personality", linux.personality().is_some()),
-        ("time offsets", linux.time_offsets().is_some()),
         ("network devices", linux.net_devices().is_some()),
         ("a memory policy", linux.memory_policy().is_some()),
         ("a seccomp profile that was not compiled", linux.seccomp().is_some()),
@@ -171,13 +168,24 @@ fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure
     entered.map_err(|error| cannot("enter the cgroup", &error))
 }
 
-fn enter_namespaces(namespaces: &Namespaces, spec: &Spec) -> Result<(), RuntimeFailure> {
+fn enter_namespaces(namespaces: &Namespaces, spec: &Spec, linux: &Linux) -> Result<(), RuntimeFailure> {
     for (kind, path) in &namespaces.joined {
         namespace::enter(path, *kind as u32)
             .map_err(|error| cannot(&format!("join the {} namespace {path:?}", kind_name(*kind)), &error))?;
     }
     if namespaces.new_cgroup {
         namespace::new_cgroup_namespace().map_err(|error| cannot("make a cgroup namespace", &error))?;
+    }
+    let offsets = linux.time_offsets().as_ref().filter(|offsets| !offsets.is_empty());
+    if namespaces.new_time {
+        let line = |(clock, offset): (&String, &LinuxTimeOffset)| {
+            format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+        };
+        let lines: String = offsets.into_iter().flatten().map(line).collect();
+        namespace::new_time_namespace(&lines).map_err(|error| cannot("make a time namespace", &error))?;
+    } else if offsets.is_some() {
+        let text = "time offsets need a time namespace of the container's own";
+        return Err(RuntimeFailure::new(FailureKind::CannotApply, text));
     }
     if namespaces.own_uts {
         if let Some(name) = spec.hostname() {
@@ -198,6 +206,7 @@ fn kind_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Ipc => "IPC",
         LinuxNamespaceType::Uts => "UTS",
         LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Time => "time",
         _ => "other",
     }
 }
