@@ -24,10 +24,15 @@ pub(crate) const TESTS: &[crate::Test] = &[
 pub(crate) struct Box<'a> {
     sandbox: &'a Sandbox,
     input: SpecInput,
-    running: Running,
+    pub(crate) running: Running,
 }
 
 impl<'a> Box<'a> {
+    /// One that was made elsewhere.
+    pub(crate) fn around(sandbox: &'a Sandbox, input: SpecInput, running: Running) -> Self {
+        Self { sandbox, input, running }
+    }
+
     pub(crate) fn new(sandbox: &'a Sandbox, change: impl FnOnce(&mut SpecInput)) -> Self {
         let mut input = sandbox.input(&["sleep", "100"]);
         change(&mut input);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oci_spec::runtime::{LinuxCapabilitiesBuilder, PosixRlimit, UserBuilder};
+use oci_spec::runtime::{LinuxCapabilitiesBuilder, PosixRlimit, Process, UserBuilder};
 use serde_json::json;
 use shoal_engine::runtime::seccomp::Profile;
 use shoal_engine::runtime::spec::SeccompChoice;
@@ -15,6 +15,8 @@ use super::sandbox::{Backend, Sandbox, read_all};
 pub(crate) const TESTS: &[crate::Test] = &[
     ("process::every_limit_is_set", every_limit_is_set),
     ("process::an_exec_is_what_its_process_says", an_exec_is_what_its_process_says),
+    ("process::scheduling_and_personality_are_as_asked", scheduling_and_personality_are_as_asked),
+    ("process::clocks_can_be_its_own", clocks_can_be_its_own),
     ("process::signals_reach_the_program", signals_reach_the_program),
     ("process::the_first_process_is_the_kernels_own_case", the_first_process_is_the_kernels_own_case),
     ("process::a_filter_does_what_it_says", a_filter_does_what_it_says),
@@ -111,6 +113,94 @@ fn an_exec_is_what_its_process_says(backend: Backend) {
     let umask = if backend == Backend::Runc { "0022" } else { "0027" };
     let expected = format!("{umask}\n/home/web\ntwo words\n1234\n56\n7 8\n{raw}\n{raw}\n{raw}\n{both}\n{raw}\n1\n");
     assert_eq!(outcome.stdout.replace(" \n", "\n"), expected, "{outcome:?}");
+}
+
+/// runc 1.1 knows nothing of these: what it would do differently is to be seen with the library.
+fn scheduling_and_personality_are_as_asked(backend: Backend) {
+    if backend == Backend::Runc {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    // Niceness and policy, class and level of input and output, machine.
+    let look = "cut -d ' ' -f 19,41 /proc/self/stat; busybox ionice -p $$; busybox uname -m";
+    let set = |process: &mut Process, nice: i32, level: i64| {
+        let scheduler = json!({"policy": "SCHED_BATCH", "nice": nice});
+        let priority = json!({"class": "IOPRIO_CLASS_BE", "priority": level});
+        process.set_scheduler(serde_json::from_value(scheduler).unwrap());
+        process.set_io_priority(serde_json::from_value(priority).unwrap());
+    };
+    let input = sandbox.input(&["sh", "-c", &format!("{look}; sleep 100")]);
+    let created = sandbox.create_from(
+        &input,
+        |_| {},
+        |spec| {
+            set(spec.process_mut().as_mut().unwrap(), 5, 6);
+            let personality = serde_json::from_value(json!({"domain": "LINUX32"})).unwrap();
+            spec.linux_mut().as_mut().unwrap().set_personality(personality);
+        },
+    );
+    let container = Box::around(&sandbox, input, created.unwrap());
+    let mut seen = String::new();
+    sandbox.wait_for(async {
+        let mut attachment = container.running.shim.attach(AttachOptions::default()).await.unwrap();
+        container.running.shim.start().await.unwrap();
+        while !seen.contains("86\n") {
+            let Some(AttachEvent::Stdout(bytes)) = attachment.output.next().await.unwrap() else { panic!("{seen}") };
+            seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    });
+    assert_eq!(seen, "5 3\nbest-effort: prio 6\ni686\n");
+    let shim = container.prepare_process(&["sh", "-c", look], |process| set(process, 7, 1)).unwrap();
+    let outcome = sandbox.wait_for(async {
+        let attachment = shim.attach(AttachOptions::default()).await.unwrap();
+        shim.start().await.unwrap();
+        read_all(attachment.output).await
+    });
+    assert_eq!(outcome.stdout, "7 3\nbest-effort: prio 1\ni686\n", "{outcome:?}");
+    drop(container);
+    // What the kernel does not do is an error.
+    let wrong =
+        sandbox.create_from(&sandbox.input(&["true"]), |_| {}, |spec| set(spec.process_mut().as_mut().unwrap(), 5, 99));
+    assert!(backend != Backend::Builtin || wrong.is_err());
+}
+
+fn clocks_can_be_its_own(backend: Backend) {
+    if backend == Backend::Runc {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let look = "cat /proc/self/timens_offsets | tr -s ' '; cut -d. -f1 /proc/uptime; readlink /proc/self/ns/time";
+    let input = sandbox.input(&["sh", "-c", &format!("{look}; sleep 100")]);
+    let created = sandbox.create_from(
+        &input,
+        |_| {},
+        |spec| {
+            let linux = spec.linux_mut().as_mut().unwrap();
+            let mut namespaces = linux.namespaces().clone().unwrap();
+            namespaces.push(serde_json::from_value(json!({"type": "time"})).unwrap());
+            let offsets = json!({"monotonic": {"secs": 1000, "nanosecs": 5}, "boottime": {"secs": 100_000_000}});
+            linux.set_namespaces(Some(namespaces)).set_time_offsets(serde_json::from_value(offsets).unwrap());
+        },
+    );
+    let container = Box::around(&sandbox, input, created.unwrap());
+    let mut seen = String::new();
+    sandbox.wait_for(async {
+        let mut attachment = container.running.shim.attach(AttachOptions::default()).await.unwrap();
+        container.running.shim.start().await.unwrap();
+        while !seen.contains("]\n") {
+            let Some(AttachEvent::Stdout(bytes)) = attachment.output.next().await.unwrap() else { panic!("{seen}") };
+            seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    });
+    let again = container.exec(&["sh", "-c", look], |_, _, _| {}).stdout;
+    let own = std::fs::read_link("/proc/self/ns/time").unwrap();
+    for seen in [&seen, &again] {
+        let lines: Vec<&str> = seen.lines().map(str::trim).collect();
+        assert_eq!(lines[..2], ["monotonic 1000 5", "boottime 100000000 0"], "{seen}");
+        assert!(lines[2].parse::<u64>().unwrap() > 100_000_000, "{seen}");
+        assert_ne!(lines[3], own.to_str().unwrap());
+    }
+    assert_eq!(seen.lines().next_back(), again.lines().next_back(), "an exec has the same");
 }
 
 const SIGNALS: &[(i32, &str)] = &[
