@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod capabilities;
 mod confine;
 mod exec;
+mod hooks;
 mod launch;
 mod libcontainer;
 pub mod seccomp;
@@ -13,7 +14,7 @@ pub mod spec;
 pub mod user;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +23,7 @@ pub(crate) use builtin::Builtin;
 pub(crate) use exec::BuiltinExec;
 pub(crate) use libcontainer::Libcontainer;
 
-use oci_spec::runtime::{LinuxResources, Process};
-use serde::de::DeserializeOwned;
+use oci_spec::runtime::{Hooks, LinuxPersonality, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 use shoal_engine_sys::namespace;
 
@@ -105,23 +105,39 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), RuntimeFailure> {
 
 /// What a helping child tells the shim.
 #[derive(Debug, Serialize, Deserialize)]
-enum Outcome<T> {
-    Done(T),
+enum Outcome {
+    /// It is time for hooks on the host; the child waits for them.
+    Hooks,
+    /// The process is there; perhaps with how long its parts took.
+    Pid(u32, Option<Took>),
     Failure(RuntimeFailure),
 }
 
 /// Tells it: one line, since the process that was made holds the pipe, too, until it executes its program.
-fn tell<T: Serialize>(pipe: OwnedFd, outcome: &Outcome<T>) -> std::io::Result<()> {
+fn tell(pipe: &OwnedFd, outcome: &Outcome) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(outcome)?;
     line.push(b'\n');
-    std::fs::File::from(pipe).write_all(&line)
+    let mut line = &line[..];
+    while !line.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(pipe, line))?;
+        line = &line[written..];
+    }
+    Ok(())
 }
 
-/// Hears it.
-fn hear<T: DeserializeOwned>(pipe: OwnedFd) -> std::io::Result<Outcome<T>> {
-    let mut line = Vec::new();
-    BufReader::new(std::fs::File::from(pipe)).read_until(b'\n', &mut line)?;
-    Ok(serde_json::from_slice(&line)?)
+/// The other end: hears one word after the other.
+struct Listener(BufReader<std::fs::File>);
+
+impl Listener {
+    fn new(pipe: OwnedFd) -> Self {
+        Self(BufReader::new(pipe.into()))
+    }
+
+    fn hear(&mut self) -> std::io::Result<Outcome> {
+        let mut line = Vec::new();
+        self.0.read_until(b'\n', &mut line)?;
+        Ok(serde_json::from_slice(&line)?)
+    }
 }
 
 /// The parts of a specification that the shim itself needs; the rest is skipped, not built.
@@ -131,6 +147,8 @@ struct SpecPart {
     linux: LinuxPart,
     #[serde(default)]
     annotations: HashMap<String, String>,
+    #[serde(default)]
+    hooks: Option<Hooks>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -140,6 +158,8 @@ struct LinuxPart {
     rootfs_propagation: Option<String>,
     #[serde(default)]
     resources: Option<LinuxResources>,
+    #[serde(default)]
+    personality: Option<LinuxPersonality>,
 }
 
 impl SpecPart {

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "tests, though not of the usual harness")]
 
 mod container {
+    pub(crate) mod attack;
     pub(crate) mod bench;
     pub(crate) mod chaos;
     pub(crate) mod checks;

@@ -11,12 +11,16 @@ use std::time::Duration;
 
 mod runtime {
     pub(crate) mod attach;
+    pub(crate) mod attack;
     pub(crate) mod bench;
     pub(crate) mod cgroup;
     pub(crate) mod exec;
+    pub(crate) mod hooks;
     pub(crate) mod isolation;
     pub(crate) mod lifecycle;
     pub(crate) mod limits;
+    pub(crate) mod mounts;
+    pub(crate) mod process;
     pub(crate) mod sandbox;
 }
 
@@ -40,6 +44,13 @@ fn tests() -> Vec<Test> {
     tests.extend(runtime::exec::TESTS);
     tests.extend(runtime::attach::TESTS);
     tests.extend(runtime::cgroup::TESTS);
+    tests.extend(runtime::hooks::TESTS);
+    tests.extend(runtime::mounts::TESTS);
+    tests.extend(runtime::process::TESTS);
+    tests.extend(runtime::attack::image::TESTS);
+    tests.extend(runtime::attack::race::TESTS);
+    tests.extend(runtime::attack::process::TESTS);
+    tests.extend(runtime::attack::kernel::TESTS);
     tests
 }
 
@@ -83,13 +94,14 @@ fn run(cases: Vec<Case>) -> bool {
             println!("test {name} ... skipped: needs root and the runtime");
             continue;
         }
+        let begun = tokio::time::Instant::now();
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let result = std::panic::catch_unwind(AssertUnwindSafe(|| test(backend)));
             let _ = sender.send(result.is_ok());
         });
         let passed = receiver.recv_timeout(Duration::from_secs(60)).unwrap_or(false);
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        println!("test {name} ... {} ({} ms)", if passed { "ok" } else { "FAILED" }, begun.elapsed().as_millis());
         if !passed {
             failed.push(name);
         }

@@ -11,7 +11,6 @@
 mod cgroups;
 mod child;
 mod dev;
-mod hooks;
 mod options;
 mod rootfs;
 
@@ -25,8 +24,9 @@ use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{Fork, SingleThread};
 use shoal_kit::clock::{Clock, SystemClock};
 
+use super::hooks::HostHooks;
 use super::launch::read_report;
-use super::{ChildStreams, Created, Outcome, Runtime, pipe};
+use super::{ChildStreams, Created, Listener, Outcome, Runtime, pipe};
 use crate::cgroup::Cgroup;
 use crate::shim::config::{SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -40,11 +40,21 @@ pub(crate) struct Builtin {
     report: Option<OwnedFd>,
     /// A byte here lets init go on; closing it ends init.
     go: Option<OwnedFd>,
+    /// Its first process.
+    pid: u32,
+    hooks: HostHooks,
 }
 
 impl Builtin {
     pub(crate) fn new(dir: &Path, config: &ShimConfig) -> Self {
-        Self { dir: dir.to_owned(), config: config.clone(), report: None, go: None }
+        Self {
+            dir: dir.to_owned(),
+            config: config.clone(),
+            report: None,
+            go: None,
+            pid: 0,
+            hooks: HostHooks::default(),
+        }
     }
 
     fn cgroup(&self) -> Result<Cgroup, RuntimeFailure> {
@@ -54,6 +64,7 @@ impl Builtin {
 
 impl Runtime for Builtin {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        self.hooks = HostHooks::read(&self.dir, &self.config.id)?;
         let namespaces = Namespaces::read(&self.dir.join(SPEC_FILE))?;
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
@@ -71,13 +82,21 @@ impl Runtime for Builtin {
             child::run(&self.dir, &self.config, &namespaces, streams, pipes, ordered);
         };
         drop((outcome_end, report_end, go_end, streams));
-        match super::hear(outcome) {
-            Ok(Outcome::Done(took)) => {
-                (self.report, self.go) = (Some(report), Some(go));
-                Ok(Created { pid: Some(pid), took: Some(took) })
+        let mut listener = Listener::new(outcome);
+        loop {
+            match listener.hear() {
+                Ok(Outcome::Hooks) => {
+                    // When one fails, the closed pipe ends init.
+                    self.hooks.create_runtime(pid)?;
+                    rustix::io::write(&go, b"h").map_err(|error| cannot("tell init to go on", &error.into()))?;
+                }
+                Ok(Outcome::Pid(_, took)) => {
+                    (self.report, self.go, self.pid) = (Some(report), Some(go), pid);
+                    return Ok(Created { pid: Some(pid), took });
+                }
+                Ok(Outcome::Failure(failure)) => return Err(failure),
+                Err(_) => return Err(RuntimeFailure::other("the container's first process died; see shim.log")),
             }
-            Ok(Outcome::Failure(failure)) => Err(failure),
-            Err(_) => Err(RuntimeFailure::other("the container's first process died; see shim.log")),
         }
     }
 
@@ -86,7 +105,13 @@ impl Runtime for Builtin {
         let (report, go) = (self.report.take().ok_or_else(wrong)?, self.go.take().ok_or_else(wrong)?);
         // When init is gone, its report says why, or its end does.
         let _ = std::fs::File::from(go).write_all(b"!");
-        read_report(report).map(|()| None)
+        read_report(report)?;
+        // As with runc, a container whose hook fails does not run on.
+        let after = self.hooks.poststart(self.pid);
+        if after.is_err() {
+            self.signal_all(rustix::process::Signal::KILL.as_raw())?;
+        }
+        after.map(|()| None)
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
@@ -118,16 +143,20 @@ impl Runtime for Builtin {
         if cgroup.is_frozen().unwrap_or(false) {
             let _ = cgroup.thaw();
         }
-        cgroup.remove().map_err(|error| cannot("remove the cgroup", &error))
+        let removed = cgroup.remove().map_err(|error| cannot("remove the cgroup", &error));
+        self.hooks.poststop();
+        removed
     }
 }
 
 /// Which namespaces the container has.
 #[derive(Debug)]
 struct Namespaces {
-    /// New ones to be forked into: `CLONE_NEW*` bits. The cgroup namespace comes later, when the process is in its cgroup.
+    /// New ones to be forked into: `CLONE_NEW*` bits. The cgroup namespace comes later, when the process is in its cgroup, and so
+    /// does that of time, which is none of `clone`'s.
     new: u32,
     new_cgroup: bool,
+    new_time: bool,
     joined_pid: Option<PathBuf>,
     /// The others to be joined.
     joined: Vec<(LinuxNamespaceType, PathBuf)>,
@@ -155,11 +184,13 @@ impl Namespaces {
     fn plan(namespaces: &[LinuxNamespace]) -> Result<Self, RuntimeFailure> {
         use LinuxNamespaceType as Kind;
         let refuse = |text: &str| Err(RuntimeFailure::new(FailureKind::CannotApply, text));
-        let mut plan = Self { new: 0, new_cgroup: false, joined_pid: None, joined: Vec::new(), own_uts: false };
+        let mut plan =
+            Self { new: 0, new_cgroup: false, new_time: false, joined_pid: None, joined: Vec::new(), own_uts: false };
         for namespace in namespaces {
             let kind = namespace.typ();
             match (kind, namespace.path()) {
-                (Kind::User | Kind::Time, _) => return refuse("user and time namespaces are not supported"),
+                (Kind::User, _) => return refuse("user namespaces are not supported"),
+                (Kind::Time, None) => plan.new_time = true,
                 (Kind::Mount, Some(_)) => return refuse("a container needs mounts of its own"),
                 (Kind::Cgroup, None) => plan.new_cgroup = true,
                 (kind, None) => plan.new |= kind as u32,

@@ -53,6 +53,11 @@ pub(crate) fn write(dir: &Path, config: &ShimConfig, spec: &Spec, seccomp: Optio
     if let Some(process) = spec.process_mut() {
         process.set_capabilities(None);
     }
+    if let Some(mut hooks) = spec.hooks().clone() {
+        // These are ours to run: the library would run the first with all rights, and never knows of the other steps.
+        hooks.set_start_container(None).set_poststart(None).set_poststop(None);
+        spec.set_hooks(Some(hooks));
+    }
     let inner = dir.join(INNER_BUNDLE);
     std::fs::create_dir(&inner).map_err(|source| ShimError::Prepare { path: inner.clone(), source })?;
     write_json(&inner.join(SPEC_FILE), &spec)

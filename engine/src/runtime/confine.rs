@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, Process, Scheduler};
 use shoal_engine_sys::fs::Directory;
+use shoal_engine_sys::scheduling;
 
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
@@ -19,11 +20,68 @@ pub(super) fn apply_to_self(oci: &Process) -> Result<(), RuntimeFailure> {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
             .map_err(|error| cannot(&format!("set oom_score_adj to {score}"), &error))?;
     }
+    if let Some(priority) = oci.io_priority() {
+        let class = match priority.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = u16::try_from(priority.priority()).unwrap_or(u16::MAX);
+        scheduling::set_io_priority(class, level).map_err(|error| cannot("set the I/O priority", &error))?;
+    }
+    if let Some(asked) = oci.scheduler() {
+        scheduler(asked).apply().map_err(|error| cannot("set the scheduler", &error))?;
+    }
     match oci.apparmor_profile().as_deref() {
         None | Some("" | "unconfined") => Ok(()),
         Some(profile) => std::fs::write("/proc/self/attr/apparmor/exec", format!("exec {profile}"))
             .map_err(|error| cannot(&format!("apply the AppArmor profile {profile:?}"), &error)),
     }
+}
+
+fn scheduler(asked: &Scheduler) -> scheduling::Scheduler {
+    use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy};
+    let policy = match asked.policy() {
+        Policy::SchedOther => 0,
+        Policy::SchedFifo => 1,
+        Policy::SchedRr => 2,
+        Policy::SchedBatch => 3,
+        Policy::SchedIso => 4,
+        Policy::SchedIdle => 5,
+        Policy::SchedDeadline => 6,
+    };
+    let flag = |flag: &Flag| match flag {
+        Flag::SchedResetOnFork => 0x01,
+        Flag::SchedFlagReclaim => 0x02,
+        Flag::SchedFlagDLOverrun => 0x04,
+        Flag::SchedFlagKeepPolicy => 0x08,
+        Flag::SchedFlagKeepParams => 0x10,
+        Flag::SchedFlagUtilClampMin => 0x20,
+        Flag::SchedFlagUtilClampMax => 0x40,
+    };
+    scheduling::Scheduler {
+        policy,
+        flags: asked.flags().iter().flatten().map(flag).fold(0, |all, one| all | one),
+        nice: asked.nice().unwrap_or(0),
+        // What is below zero the kernel refuses as too high.
+        priority: asked.priority().unwrap_or(0).cast_unsigned(),
+        runtime_ns: asked.runtime().unwrap_or(0),
+        deadline_ns: asked.deadline().unwrap_or(0),
+        period_ns: asked.period().unwrap_or(0),
+    }
+}
+
+/// Makes the kernel show another kind of system to this process and what it executes.
+pub(super) fn set_personality(asked: Option<&LinuxPersonality>) -> Result<(), RuntimeFailure> {
+    let Some(asked) = asked else { return Ok(()) };
+    if asked.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(RuntimeFailure::new(FailureKind::CannotApply, "flags of a personality are not supported"));
+    }
+    let domain = match asked.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    };
+    scheduling::set_personality(domain).map_err(|error| cannot("set the personality", &error))
 }
 
 /// Makes these its standard streams. `inside` is the container's root.

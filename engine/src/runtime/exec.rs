@@ -10,16 +10,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxPersonality, Process};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::process::{self, Fork, SingleThread};
 use shoal_engine_sys::{namespace, proc, pty};
 
 use super::bundle::resource_number;
 use super::launch::{Launch, read_report};
-use super::{ChildStreams, Created, Outcome, Runtime, confine, pipe};
+use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, confine, pipe};
 use crate::cgroup::Cgroup;
-use crate::shim::config::{ExecConfig, SECCOMP_FILE, ShimConfig, ShimState};
+use crate::shim::config::{ExecConfig, SECCOMP_FILE, SPEC_FILE, ShimConfig, ShimState};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// One exec.
@@ -36,6 +36,8 @@ struct Prepared {
     init_pid: u32,
     cgroup: Cgroup,
     launch: Launch,
+    /// The container's: nothing of it is among what describes a process.
+    personality: Option<LinuxPersonality>,
 }
 
 impl BuiltinExec {
@@ -55,7 +57,8 @@ impl BuiltinExec {
         let cgroup = Cgroup::open(&self.container.cgroup).map_err(|error| cannot("use cgroups", &error))?;
         let filter = if self.config.privileged { None } else { read_filter(dir)? };
         let launch = Launch::new(&self.config.process, filter, report)?;
-        Ok(Prepared { init, init_pid: state.init_pid, cgroup, launch })
+        let linux = SpecPart::read(&dir.join(SPEC_FILE))?.linux;
+        Ok(Prepared { init, init_pid: state.init_pid, cgroup, launch, personality: linux.personality })
     }
 }
 
@@ -77,14 +80,14 @@ impl Runtime for BuiltinExec {
         let Fork::Parent(_) = single.fork().map_err(|error| cannot("fork", &error))? else {
             drop((outcome, report));
             let result = join(&single, &prepared, &self.config.process, &streams);
-            let result = result.map_or_else(Outcome::Failure, Outcome::<u32>::Done);
-            process::exit_now(i32::from(super::tell(outcome_end, &result).is_err()));
+            let result = result.map_or_else(Outcome::Failure, |pid| Outcome::Pid(pid, None));
+            process::exit_now(i32::from(super::tell(&outcome_end, &result).is_err()));
         };
         drop((outcome_end, prepared, streams));
-        match super::hear(outcome) {
-            Ok(Outcome::<u32>::Done(pid)) => read_report(report).map(|()| Some(pid)),
+        match super::Listener::new(outcome).hear() {
+            Ok(Outcome::Pid(pid, _)) => read_report(report).map(|()| Some(pid)),
             Ok(Outcome::Failure(failure)) => Err(failure),
-            Err(_) => Err(RuntimeFailure::other("the joining process died; see shim.log")),
+            Ok(Outcome::Hooks) | Err(_) => Err(RuntimeFailure::other("the joining process died; see shim.log")),
         }
     }
 
@@ -130,6 +133,7 @@ fn join(
 ) -> Result<u32, RuntimeFailure> {
     // Before the namespaces: the host's /proc and /sys end with them.
     confine::apply_to_self(oci)?;
+    confine::set_personality(prepared.personality.as_ref())?;
     let console = match streams {
         ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
         ChildStreams::Pipes { .. } => None,

@@ -3,18 +3,20 @@
 //! libcontainer would compile the filter anew for each container and applies none to an exec; both come through here
 //! instead. What fails is reported over a pipe that `execve` closes, so silence means that the program runs.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capabilities as OciCapabilities, Process};
+use oci_spec::runtime::{Capabilities as OciCapabilities, Hook, Hooks, Process};
 use shoal_engine_sys::process::{self, Capabilities, Fork, SingleThread};
 use shoal_engine_sys::signal;
 
 use super::capabilities;
+use super::hooks::{self, State};
 use super::spec::INIT_PATH;
 use crate::shim::init;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -35,6 +37,16 @@ pub(crate) struct Launch {
     report: OwnedFd,
     /// Be an init, and run the program as its child.
     init: Option<SingleThread>,
+    hooks: Option<LastHooks>,
+}
+
+/// What runs right before the program, and is told about the container.
+#[derive(Debug)]
+struct LastHooks {
+    hooks: Vec<Hook>,
+    id: String,
+    bundle: PathBuf,
+    annotations: Option<HashMap<String, String>>,
 }
 
 impl Launch {
@@ -63,7 +75,26 @@ impl Launch {
             no_new_privileges: process.no_new_privileges() == Some(true),
             report,
             init: None,
+            hooks: None,
         })
+    }
+
+    /// Runs the hooks for the start before the program.
+    pub(crate) fn after_hooks(
+        mut self,
+        hooks: &Hooks,
+        id: &str,
+        bundle: &Path,
+        annotations: &Option<HashMap<String, String>>,
+    ) -> Self {
+        let of = |hooks: &Vec<Hook>| LastHooks {
+            hooks: hooks.clone(),
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            annotations: annotations.clone(),
+        };
+        self.hooks = hooks.start_container().as_ref().map(of);
+        self
     }
 
     /// Stays as an init, and runs the program as its child.
@@ -133,7 +164,8 @@ impl Launch {
         if let Some(single) = &self.init {
             self.split(single)?;
         }
-        process::close_from_on_exec(3).map_err(cannot("close descriptors"))?;
+        // Closed, not just at execve: that opens the program first, whose path may lead through a descriptor.
+        process::close_all_but(&[0, 1, 2, self.report.as_raw_fd()]).map_err(cannot("close descriptors"))?;
         self.confine()?;
         // A working directory that is not below the root would be a door to the host (CVE-2024-21626).
         let cwd =
@@ -144,8 +176,17 @@ impl Launch {
                 "the working directory is outside of the container",
             ));
         }
+        self.run_hooks()?;
         let path = self.find()?;
         Err(self.refuse(&process::execute(&path, &self.args, &self.env)))
+    }
+
+    /// Programs of the image, so they have no more rights than the program itself.
+    fn run_hooks(&self) -> Result<(), RuntimeFailure> {
+        let Some(LastHooks { hooks, id, bundle, annotations }) = &self.hooks else { return Ok(()) };
+        let pid = Some(std::process::id());
+        let state = State { id, bundle, status: "created", pid, annotations: annotations.as_ref() };
+        hooks::run("startContainer", Some(hooks), &state)
     }
 
     /// Takes what the program must not have.

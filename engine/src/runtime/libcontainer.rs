@@ -11,6 +11,7 @@
 //!   no filter at all) nor the capabilities (dropping them comes after the filter): see [`super::launch`].
 
 mod errors;
+mod seal;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use shoal_proto::error::chain;
 use self::errors::ErrorNotes;
 use super::bundle::{INIT_ANNOTATION, INNER_BUNDLE};
 use super::exec::read_filter;
+use super::hooks::HostHooks;
 use super::launch::{Launch, read_report};
 use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, pipe};
 use crate::cgroup::Cgroup;
@@ -45,11 +47,14 @@ pub(crate) struct Libcontainer {
     config: ShimConfig,
     /// Where init reports why it could not run its program.
     report: Option<OwnedFd>,
+    /// Its first process.
+    pid: u32,
+    hooks: HostHooks,
 }
 
 impl Libcontainer {
     pub(crate) fn new(dir: &Path, config: &ShimConfig) -> Self {
-        Self { dir: dir.to_owned(), config: config.clone(), report: None }
+        Self { dir: dir.to_owned(), config: config.clone(), report: None, pid: 0, hooks: HostHooks::default() }
     }
 
     fn cgroup(&self) -> Result<Cgroup, RuntimeFailure> {
@@ -58,10 +63,13 @@ impl Libcontainer {
 
     /// Runs in the creator.
     fn build(&self, streams: ChildStreams, report: OwnedFd) -> Result<u32, RuntimeFailure> {
-        let SpecPart { process, linux, annotations } = SpecPart::read(&self.dir.join(SPEC_FILE))?;
+        let SpecPart { process, linux, annotations, hooks } = SpecPart::read(&self.dir.join(SPEC_FILE))?;
         let filter = read_filter(&self.dir)?;
         linux.mount_rootfs(&self.config).map_err(|error| cannot("mount the root file system", &error))?;
         let mut launch = Launch::new(&process, filter, report)?;
+        if let Some(hooks) = &hooks {
+            launch = launch.after_hooks(hooks, &self.config.id, &self.dir, &Some(annotations.clone()));
+        }
         if annotations.contains_key(INIT_ANNOTATION) {
             let single = SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
             launch = launch.below_init(single);
@@ -96,6 +104,7 @@ impl Libcontainer {
 
 impl Runtime for Libcontainer {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        self.hooks = HostHooks::read(&self.dir, &self.config.id)?;
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let notes = ErrorNotes::new().map_err(|error| cannot("make a file in memory", &error))?;
@@ -104,15 +113,15 @@ impl Runtime for Libcontainer {
             drop((outcome, report));
             let listening = notes.listen().map_err(|error| cannot("listen for errors", &error));
             let result = match listening.and_then(|()| self.build(streams, report_end)) {
-                Ok(pid) => Outcome::<u32>::Done(pid),
+                Ok(pid) => Outcome::Pid(pid, None),
                 Err(failure) => Outcome::Failure(failure),
             };
-            process::exit_now(i32::from(super::tell(outcome_end, &result).is_err()));
+            process::exit_now(i32::from(super::tell(&outcome_end, &result).is_err()));
         };
         drop((outcome_end, report_end, streams));
-        match super::hear(outcome) {
-            Ok(Outcome::<u32>::Done(pid)) => {
-                self.report = Some(report);
+        match super::Listener::new(outcome).hear() {
+            Ok(Outcome::Pid(pid, _)) => {
+                (self.report, self.pid) = (Some(report), pid);
                 Ok(Created { pid: Some(pid), took: None })
             }
             Ok(Outcome::Failure(failure)) => {
@@ -125,7 +134,7 @@ impl Runtime for Libcontainer {
                     None => failure,
                 }))
             }
-            Err(_) => Err(RuntimeFailure::other("the creating process died; see shim.log")),
+            Ok(Outcome::Hooks) | Err(_) => Err(RuntimeFailure::other("the creating process died; see shim.log")),
         }
     }
 
@@ -138,7 +147,12 @@ impl Runtime for Libcontainer {
         let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", handle.as_raw_fd());
         let socket = std::os::unix::net::UnixStream::connect(path);
         drop(socket.map_err(|error| cannot("reach the container's init", &error))?);
-        read_report(report).map(|()| None)
+        read_report(report)?;
+        let after = self.hooks.poststart(self.pid);
+        if after.is_err() {
+            self.signal_all(rustix::process::Signal::KILL.as_raw())?;
+        }
+        after.map(|()| None)
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
@@ -170,12 +184,14 @@ impl Runtime for Libcontainer {
             let _ = cgroup.thaw();
         }
         let removed = cgroup.remove().map_err(|error| cannot("remove the cgroup", &error));
-        match std::fs::remove_dir_all(self.dir.join(STATE_DIRECTORY)) {
+        let state = match std::fs::remove_dir_all(self.dir.join(STATE_DIRECTORY)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                removed.and(Err(cannot("remove libcontainer's state", &error)))
+                Err(cannot("remove libcontainer's state", &error))
             }
-            _ => removed,
-        }
+            _ => Ok(()),
+        };
+        self.hooks.poststop();
+        removed.and(state)
     }
 }
 
@@ -206,7 +222,11 @@ impl Executor for LaunchExecutor {
         Ok(())
     }
 
-    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if let Err(failure) = seal::seal(spec) {
+            self.launch.report(&failure);
+            return Err(ExecutorError::Other(failure.message));
+        }
         self.launch.run()
     }
 }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use build::build;
-pub(crate) use mounts::INIT_PATH;
+pub(crate) use mounts::{INIT_PATH, REPLACEABLE_IN_PROC};
 pub use mounts::{MASKED_PATHS, READ_ONLY_PATHS};
 pub use process::exec_process;
 

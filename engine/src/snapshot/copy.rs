@@ -95,13 +95,16 @@ impl Copier<'_> {
             }
             FileKind::Link => {
                 to.make_link(name, &from.read_link(name)?)?;
-                to.set_owner(name, metadata.uid, metadata.gid)?;
+                // Whoever has the volume, too, may be at work in it: only what was made here is changed.
+                let made = fs::just_made(to, name, FileKind::Link, (0, 0))?;
+                fs::set_handle_owner(&made, metadata.uid, metadata.gid)?;
                 to.set_times(name, metadata.modified)
             }
             kind => {
                 to.make_special(name, kind, 0o600, metadata.special)?;
-                to.set_owner(name, metadata.uid, metadata.gid)?;
-                to.set_mode(name, metadata.mode)?;
+                let made = fs::just_made(to, name, kind, metadata.special)?;
+                fs::set_handle_owner(&made, metadata.uid, metadata.gid)?;
+                fs::set_handle_mode(&made, metadata.mode)?;
                 to.set_times(name, metadata.modified)
             }
         }

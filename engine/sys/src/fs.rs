@@ -24,8 +24,8 @@ mod file;
 
 pub use copy::copy_content;
 pub use file::{
-    attribute, attributes, free_bytes, handle_path, link_text, metadata, os_name, real_path, reopen, replace_file,
-    set_attribute, set_handle_mode, set_handle_owner, set_mode, set_owner, set_times, sync_filesystem,
+    attribute, attributes, free_bytes, handle_path, just_made, link_text, metadata, os_name, real_path, reopen,
+    replace_file, set_attribute, set_handle_mode, set_handle_owner, set_mode, set_owner, set_times, sync_filesystem,
 };
 
 /// Levels that a walk keeps open at once.
@@ -434,14 +434,6 @@ impl Directory {
     pub fn set_owner(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         Ok(rustix::fs::chownat(self, one_name(name)?, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
-    /// Sets the mode of what has this name, which must be no link and which nobody else may be able to replace.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
-        Ok(rustix::fs::chmodat(self, one_name(name)?, Mode::from_raw_mode(mode), AtFlags::empty())?)
     }
 
     /// Sets access and modification time of what has this name; links are not followed.

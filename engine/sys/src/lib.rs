@@ -11,5 +11,6 @@ pub mod nft;
 pub mod proc;
 pub mod process;
 pub mod pty;
+pub mod scheduling;
 pub mod signal;
 pub mod socket;

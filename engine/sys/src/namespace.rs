@@ -30,7 +30,8 @@ pub fn is_alive(process: impl AsFd) -> bool {
 /// Moves this (single-threaded) process into all namespaces of the process behind `pidfd`, in one step: either into all of
 /// them or into none. Its children will be in the process's PID namespace; it itself stays.
 ///
-/// The user namespace is joined only when it is another one, since joining one's own is refused.
+/// The user namespace is joined only when it is another one, since joining one's own is refused; that of time, since few
+/// containers have one.
 ///
 /// # Errors
 /// As `setns(2)`.
@@ -43,6 +44,11 @@ pub fn enter_all(pidfd: impl AsFd, pid: u32) -> io::Result<()> {
         | ThreadNameSpaceType::CONTROL_GROUP;
     if std::fs::read_link("/proc/self/ns/user")? != std::fs::read_link(format!("/proc/{pid}/ns/user"))? {
         kinds |= ThreadNameSpaceType::USER;
+    }
+    // A kernel that has none has no links for them.
+    let time = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/time")).ok();
+    if time("self") != time(&pid.to_string()) {
+        kinds |= ThreadNameSpaceType::TIME;
     }
     Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)?)
 }
@@ -98,6 +104,21 @@ pub fn enter(path: &Path, kind: u32) -> io::Result<()> {
 pub fn new_cgroup_namespace() -> io::Result<()> {
     // SAFETY: a new cgroup namespace changes what paths mean, not memory or descriptors.
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?)
+}
+
+/// Gives this (single-threaded) process clocks of its own. `offsets` are lines of a clock's name, seconds and nanoseconds,
+/// as `/proc/<pid>/timens_offsets` takes them.
+///
+/// # Errors
+/// As `unshare(2)`, `setns(2)` and the writing of that file: the kernel refuses clocks that it does not know.
+pub fn new_time_namespace(offsets: &str) -> io::Result<()> {
+    // SAFETY: new clocks for children change neither memory nor descriptors.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWTIME) }?;
+    if !offsets.is_empty() {
+        std::fs::write("/proc/self/timens_offsets", offsets)?;
+    }
+    // So far it is for children only.
+    enter(Path::new("/proc/self/ns/time_for_children"), ThreadNameSpaceType::TIME.bits())
 }
 
 /// A change of a mount's attributes: the kernel's `MOUNT_ATTR_*` bits, and its propagation (`MS_PRIVATE`, ...; zero: kept).

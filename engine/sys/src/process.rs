@@ -145,15 +145,7 @@ pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
 /// # Errors
 /// As `close_range(2)`.
 pub fn close_from(first: u32) -> io::Result<()> {
-    close_range(first, 0)
-}
-
-/// Marks every descriptor from `first` on close-on-exec.
-///
-/// # Errors
-/// As `close_range(2)`.
-pub fn close_from_on_exec(first: u32) -> io::Result<()> {
-    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+    close_between(first, u32::MAX)
 }
 
 /// Closes every descriptor but these.
@@ -166,21 +158,17 @@ pub fn close_all_but(kept: &[i32]) -> io::Result<()> {
     let mut first = 0;
     for fd in kept {
         if first < fd {
-            close_between(first, fd - 1, 0)?;
+            close_between(first, fd - 1)?;
         }
         first = fd + 1;
     }
-    close_between(first, u32::MAX, 0)
+    close_between(first, u32::MAX)
 }
 
-fn close_range(first: u32, flags: u32) -> io::Result<()> {
-    close_between(first, u32::MAX, flags)
-}
-
-fn close_between(first: u32, last: u32, flags: u32) -> io::Result<()> {
+fn close_between(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: callers are at a point where nothing in this process owns a descriptor in the range (start of a process,
     // or right before execve); closing others' descriptors would be a logic error, not a memory error.
-    match unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } {
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -16,10 +16,10 @@ use shoal_proto::error::{ErrorKind, Failure};
 use super::harness::{Host, request};
 
 /// What the host has, and no container may ever see or change.
-const SECRET: &str = "the host's secret";
+pub(crate) const SECRET: &str = "the host's secret";
 
 /// A tar of files with these contents; a name that ends with a slash is a directory.
-fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -34,7 +34,7 @@ fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-fn stream_of(bytes: Vec<u8>) -> ByteStream {
+pub(crate) fn stream_of(bytes: Vec<u8>) -> ByteStream {
     futures::stream::iter([Ok(Bytes::from(bytes))]).boxed()
 }
 

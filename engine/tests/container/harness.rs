@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, ExecCreate, ExecStart, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, chaos, cluster, fields, files, life, logging, neighbour, restore, sessions};
+use super::{attack, bench, chaos, cluster, fields, files, life, logging, neighbour, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -87,6 +87,12 @@ const TESTS: &[(&str, Test)] = tests![
     files::a_start_waits_for_who_looks_at_its_files,
     files::a_commit_is_an_image_of_what_changed,
     files::an_export_has_the_root_alone,
+    attack::a_volume_at_the_end_of_a_link_has_nothing_of_the_host,
+    attack::a_volume_that_is_filled_lends_no_hand,
+    attack::other_users_of_the_host_reach_nothing,
+    attack::helpers_of_an_image_are_never_run,
+    attack::no_socket_of_the_engine_is_reached,
+    attack::what_climbs_injects_or_overflows_does_not_start,
     neighbour::what_is_published_on_loopback_is_for_this_host_alone,
     cluster::tables_follow_the_state,
     cluster::names_lead_to_services_and_neighbours,
@@ -239,7 +245,7 @@ pub(crate) fn request(command: &[&str], host_config: HostConfig) -> CreateReques
 }
 
 /// A root file system with busybox under its most used names.
-fn busybox() -> Vec<u8> {
+pub(crate) fn busybox() -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut add = |path: &str, mode: u32, data: &[u8]| {
         let mut header = tar::Header::new_gnu();

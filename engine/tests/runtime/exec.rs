@@ -20,14 +20,20 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("exec::it_ends_with_its_container", it_ends_with_its_container),
 ];
 
-struct Box<'a> {
+/// A running container to execute something in; its end ends it.
+pub(crate) struct Box<'a> {
     sandbox: &'a Sandbox,
     input: SpecInput,
-    running: Running,
+    pub(crate) running: Running,
 }
 
 impl<'a> Box<'a> {
-    fn new(sandbox: &'a Sandbox, change: impl FnOnce(&mut SpecInput)) -> Self {
+    /// One that was made elsewhere.
+    pub(crate) fn around(sandbox: &'a Sandbox, input: SpecInput, running: Running) -> Self {
+        Self { sandbox, input, running }
+    }
+
+    pub(crate) fn new(sandbox: &'a Sandbox, change: impl FnOnce(&mut SpecInput)) -> Self {
         let mut input = sandbox.input(&["sleep", "100"]);
         change(&mut input);
         let running = sandbox.create(&input).unwrap();
@@ -35,7 +41,7 @@ impl<'a> Box<'a> {
         Self { sandbox, input, running }
     }
 
-    fn prepare(
+    pub(crate) fn prepare(
         &self,
         args: &[&str],
         change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String),
@@ -60,7 +66,7 @@ impl<'a> Box<'a> {
         self.sandbox.wait_for(Shim::spawn_exec(&self.sandbox.program, &self.sandbox.shim_dir(&id), &config))
     }
 
-    fn prepare_process(
+    pub(crate) fn prepare_process(
         &self,
         args: &[&str],
         change: impl FnOnce(&mut oci_spec::runtime::Process),
@@ -81,7 +87,11 @@ impl<'a> Box<'a> {
         self.sandbox.wait_for(Shim::spawn_exec(&self.sandbox.program, &self.sandbox.shim_dir("profile"), &config))
     }
 
-    fn exec(&self, args: &[&str], change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String)) -> Outcome {
+    pub(crate) fn exec(
+        &self,
+        args: &[&str],
+        change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String),
+    ) -> Outcome {
         let shim = self.prepare(args, change).unwrap();
         self.sandbox.wait_for(async {
             let attachment = shim.attach(AttachOptions::default()).await.unwrap();

@@ -233,21 +233,24 @@ fn the_log_is_whole(backend: Backend) {
     assert_eq!(of("stderr"), "err\n");
 }
 
+/// A container whose program runs below an init.
+pub(crate) fn with_init(sandbox: &Sandbox, args: &[&str]) -> SpecInput {
+    let mut input = sandbox.input(args);
+    input.init = Some(std::env::current_exe().unwrap());
+    // The test program is dynamic: where it runs in the container, its libraries come along.
+    for library in ["/lib", "/lib64", "/usr/lib"] {
+        let (source, propagation) = (library.into(), None);
+        let kind = MountKind::Bind { source, recursive: true, propagation, read_only_non_recursive: false };
+        if sandbox.backend == Backend::Runc {
+            input.mounts.push(MountInput { destination: library.into(), read_only: true, kind });
+        }
+    }
+    input
+}
+
 fn init_reaps_and_forwards(backend: Backend) {
     let sandbox = Sandbox::new(backend);
-    let with_init = |args: &[&str]| -> SpecInput {
-        let mut input = sandbox.input(args);
-        input.init = Some(std::env::current_exe().unwrap());
-        // The test program is dynamic: where it runs in the container, its libraries come along.
-        for library in ["/lib", "/lib64", "/usr/lib"] {
-            let (source, propagation) = (library.into(), None);
-            let kind = MountKind::Bind { source, recursive: true, propagation, read_only_non_recursive: false };
-            if backend == Backend::Runc {
-                input.mounts.push(MountInput { destination: library.into(), read_only: true, kind });
-            }
-        }
-        input
-    };
+    let with_init = |args: &[&str]| with_init(&sandbox, args);
     let script = "test $$ != 1; echo $?; (sleep 0.1 &) ; sleep 0.3; ps -o pid,comm,stat | grep -c Z; exit 5";
     let outcome = sandbox.run(&with_init(&["sh", "-c", script]));
     assert_eq!((outcome.stdout.as_str(), outcome.exit.code), ("0\n0\n", 5), "{outcome:?}");

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use oci_spec::runtime::Spec;
 use shoal_engine::runtime::spec::{self, SpecInput};
 use shoal_engine::shim::client::{AttachEvent, AttachOptions, Shim, ShimError, ShimProgram};
 use shoal_engine::shim::config::{ExitRecord, LogSink, RuntimeKind, ShimConfig};
@@ -151,7 +152,18 @@ impl Sandbox {
         input: &SpecInput,
         change: impl FnOnce(&mut ShimConfig),
     ) -> Result<Running, ShimError> {
-        let built = spec::build(input).unwrap();
+        self.create_from(input, change, |_| {})
+    }
+
+    /// The same with a specification that says what a description cannot.
+    pub(crate) fn create_from(
+        &self,
+        input: &SpecInput,
+        change: impl FnOnce(&mut ShimConfig),
+        change_spec: impl FnOnce(&mut Spec),
+    ) -> Result<Running, ShimError> {
+        let mut built = spec::build(input).unwrap();
+        change_spec(&mut built.spec);
         let mut config = self.config(input);
         change(&mut config);
         let dir = self.shim_dir(&input.id);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -196,7 +196,7 @@ impl<'a> Extraction<'a> {
 
     fn link(&self, entry: &TarEntry, parent: &Directory, name: &OsStr) -> io::Result<()> {
         parent.make_link(name, OsStr::from_bytes(&entry.link))?;
-        let handle = just_made(parent, name, FileKind::Link, (0, 0))?;
+        let handle = fs::just_made(parent, name, FileKind::Link, (0, 0))?;
         let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
         fs::set_handle_owner(&handle, uid, gid)?;
         parent.set_times(name, entry.modified)
@@ -211,7 +211,7 @@ impl<'a> Extraction<'a> {
         };
         parent.make_special(name, kind, 0, entry.device)?;
         let device = if kind == FileKind::Fifo { (0, 0) } else { entry.device };
-        let handle = just_made(parent, name, kind, device)?;
+        let handle = fs::just_made(parent, name, kind, device)?;
         let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
         fs::set_handle_owner(&handle, uid, gid)?;
         fs::set_handle_mode(&handle, entry.mode)?;
@@ -229,16 +229,6 @@ impl<'a> Extraction<'a> {
         }
         Ok(())
     }
-}
-
-/// What was made under a name just now; the container may have put something else there, which is not to be touched.
-fn just_made(parent: &Directory, name: &OsStr, kind: FileKind, device: (u32, u32)) -> io::Result<OwnedFd> {
-    let handle = parent.open_name(name)?;
-    let made = fs::metadata(&handle)?;
-    if (made.kind, made.special, made.links) != (kind, device, 1) {
-        return Err(io::Error::other("it was replaced meanwhile"));
-    }
-    Ok(handle)
 }
 
 /// Where a link's text leads to by letters alone, as Go's `filepath.Join`: also what begins with a slash is below.

@@ -388,8 +388,9 @@ impl Applier<'_> {
         let directory = &self.current()?.directory;
         directory.make_special(name, kind, entry.mode & 0o777, entry.device)?;
         let (uid, gid) = self.target.owner.unwrap_or((entry.uid, entry.gid));
-        directory.set_owner(name, uid, gid)?;
-        directory.set_mode(name, entry.mode)?;
+        let made = directory.open_name(name)?;
+        fs::set_handle_owner(&made, uid, gid)?;
+        fs::set_handle_mode(&made, entry.mode)?;
         directory.set_times(name, entry.modified)
     }
 

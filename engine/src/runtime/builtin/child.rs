@@ -1,24 +1,24 @@
 //! The container's first process, from its fork to its program.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, LinuxResources, LinuxTimeOffset, Process, Spec};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::{namespace, process, pty};
 use shoal_kit::clock::{Clock, SystemClock};
 use shoal_proto::time::Timestamp;
 
 use super::rootfs::{self, Root, attach, clone_handle};
-use super::{Namespaces, cannot, hooks};
+use super::{Namespaces, cannot};
 use crate::cgroup::{self, Cgroup};
 use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
-use crate::runtime::confine::{apply_to_self, take_pipes};
+use crate::runtime::confine::{apply_to_self, set_personality, take_pipes};
 use crate::runtime::exec::{connect, read_filter};
 use crate::runtime::launch::Launch;
-use crate::runtime::{ChildStreams, Outcome, tell};
+use crate::runtime::{ChildStreams, Outcome, hooks, tell};
 use crate::shim::config::{SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure, Took};
 
@@ -32,6 +32,16 @@ pub(super) struct Pipes {
     pub(super) go_end: OwnedFd,
 }
 
+impl Pipes {
+    /// Waits for a word to go on.
+    fn wait(&self) -> io::Result<()> {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.go_end, &mut [0]))? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Builds the container around this process, waits for the start, and becomes the program. `ordered` is when the process
 /// was asked for.
 pub(super) fn run(
@@ -42,45 +52,42 @@ pub(super) fn run(
     pipes: Pipes,
     ordered: Timestamp,
 ) -> ! {
-    let Pipes { outcome_end, report_end, go_end } = pipes;
     let mut watch = Watch::new(ordered);
-    let mut took = Took { clone_ns: watch.lap(), ..Took::default() };
-    let (launch, hooks) = match build(dir, config, namespaces, streams, report_end, (&mut watch, &mut took)) {
-        Ok(built) => built,
+    let launch = match build(dir, config, namespaces, streams, &pipes, &mut watch) {
+        Ok(launch) => launch,
         Err(failure) => {
             let code = failure.exit_code();
             // When nobody hears it, the shim is gone, and with it the interest.
-            let _ = tell(outcome_end, &Outcome::<Took>::Failure(failure));
+            let _ = tell(&pipes.outcome_end, &Outcome::Failure(failure));
             process::exit_now(code);
         }
     };
-    if tell(outcome_end, &Outcome::Done(took)).is_err() {
-        process::exit_now(1);
-    }
+    let told = tell(&pipes.outcome_end, &Outcome::Pid(std::process::id(), Some(watch.took)));
     // The end of the pipe without a word: the shim ended, or does not want this container any more.
-    if std::fs::File::from(go_end).read_exact(&mut [0]).is_err() {
+    if told.and_then(|()| pipes.wait()).is_err() {
         process::exit_now(1);
-    }
-    let state = hooks::State { config, bundle: dir, status: "created" };
-    if let Err(failure) = hooks::run("startContainer", hooks.as_deref(), &state) {
-        launch.report(&failure);
-        process::exit_now(failure.exit_code());
     }
     launch.run()
 }
 
-/// Tells how long each step takes.
-struct Watch(Timestamp);
+/// Notes how long each step takes.
+struct Watch {
+    last: Timestamp,
+    took: Took,
+}
 
 impl Watch {
-    fn new(start: Timestamp) -> Self {
-        Self(start)
+    /// Begins in the new process, which was asked for at `ordered`.
+    fn new(ordered: Timestamp) -> Self {
+        let mut watch = Self { last: ordered, took: Took::default() };
+        watch.took.clone_ns = watch.lap();
+        watch
     }
 
-    /// Nanoseconds since the start or the last lap.
+    /// Nanoseconds since the last lap.
     fn lap(&mut self) -> u64 {
         let now = SystemClock.now();
-        let since = now.since(std::mem::replace(&mut self.0, now));
+        let since = now.since(std::mem::replace(&mut self.last, now));
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -91,15 +98,16 @@ fn build(
     config: &ShimConfig,
     namespaces: &Namespaces,
     streams: ChildStreams,
-    report: OwnedFd,
-    (watch, took): (&mut Watch, &mut Took),
-) -> Result<(Launch, Option<Vec<Hook>>), RuntimeFailure> {
+    pipes: &Pipes,
+    watch: &mut Watch,
+) -> Result<Launch, RuntimeFailure> {
     let spec = read_spec(dir)?;
     let (Some(oci), Some(linux)) = (spec.process(), spec.linux()) else {
         return Err(RuntimeFailure::other("the specification has no process, or is not for Linux"));
     };
-    refuse_unsupported(&spec, oci, linux)?;
+    refuse_unsupported(oci, linux)?;
     rootfs::check(linux)?;
+    let report = pipes.report_end.try_clone().map_err(|error| cannot("keep the pipe for reports", &error))?;
     let mut launch = Launch::new(oci, read_filter(dir)?, report)?;
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key(INIT_ANNOTATION)) {
         let single = process::SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
@@ -107,26 +115,26 @@ fn build(
     }
     rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
     apply_to_self(oci)?;
+    set_personality(linux.personality().as_ref())?;
     // Whoever shares a namespace with this process must not reach into it while it holds the host's descriptors.
     process::hide_from_tracers().map_err(|error| cannot("hide from tracers", &error))?;
-    took.specification_ns = watch.lap();
+    watch.took.specification_ns = watch.lap();
     enter_cgroup(config, linux)?;
-    took.cgroup_ns = watch.lap();
+    watch.took.cgroup_ns = watch.lap();
     let console = match &streams {
         ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
         ChildStreams::Pipes { .. } => None,
     };
-    enter_namespaces(namespaces, &spec)?;
+    enter_namespaces(namespaces, &spec, linux)?;
     let root = Root::mount(config, &spec, linux)?;
     root.furnish(config, &spec, linux)?;
-    let last_hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().clone());
     if let Some(hooks) = spec.hooks() {
-        let state = hooks::State { config, bundle: dir, status: "creating" };
-        hooks::run("createContainer", hooks.create_container().as_deref(), &state)?;
+        run_hooks(dir, config, &spec, hooks, pipes)?;
+        launch = launch.after_hooks(hooks, &config.id, dir, spec.annotations());
     }
     root.enter(linux).map_err(|error| cannot("enter the root file system", &error))?;
     drop(root);
-    took.mounts_ns = watch.lap();
+    watch.took.mounts_ns = watch.lap();
     let inside = Directory::open(Path::new("/")).map_err(|error| cannot("open the root", &error))?;
     match streams {
         ChildStreams::Pipes { stdin, stdout, stderr } => {
@@ -139,8 +147,24 @@ fn build(
     }
     become_user(&inside, oci)?;
     launch.find()?;
-    took.user_ns = watch.lap();
-    Ok((launch, last_hooks))
+    watch.took.user_ns = watch.lap();
+    Ok(launch)
+}
+
+/// Those on the host, by the shim, and those in the container's namespaces.
+fn run_hooks(dir: &Path, config: &ShimConfig, spec: &Spec, hooks: &Hooks, pipes: &Pipes) -> Result<(), RuntimeFailure> {
+    if hooks::has_create_runtime(hooks) {
+        let told = tell(&pipes.outcome_end, &Outcome::Hooks).and_then(|()| pipes.wait());
+        told.map_err(|error| cannot("wait for the hooks", &error))?;
+    }
+    let state = hooks::State {
+        id: &config.id,
+        bundle: dir,
+        status: "creating",
+        pid: Some(std::process::id()),
+        annotations: spec.annotations().as_ref(),
+    };
+    hooks::run("createContainer", hooks.create_container().as_deref(), &state)
 }
 
 fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
@@ -149,18 +173,13 @@ fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
 }
 
 /// Fails closed: what is not done here is not promised.
-pub(super) fn refuse_unsupported(spec: &Spec, oci: &Process, linux: &Linux) -> Result<(), RuntimeFailure> {
+pub(super) fn refuse_unsupported(oci: &Process, linux: &Linux) -> Result<(), RuntimeFailure> {
     let label = |label: &Option<String>| label.as_deref().is_some_and(|label| !label.is_empty());
     let asked = [
-        ("hooks in the namespaces of the host", spec.hooks().as_ref().is_some_and(hooks::has_others)),
         ("an SELinux label", label(oci.selinux_label()) || label(linux.mount_label())),
-        ("a scheduler", oci.scheduler().is_some()),
-        ("an I/O priority", oci.io_priority().is_some()),
         ("CPU affinity of execs", oci.exec_cpu_affinity().is_some()),
         ("user mappings", linux.uid_mappings().is_some() || linux.gid_mappings().is_some()),
         ("Intel RDT", linux.intel_rdt().is_some()),
-        ("a personality", linux.personality().is_some()),
-        ("time offsets", linux.time_offsets().is_some()),
         ("network devices", linux.net_devices().is_some()),
         ("a memory policy", linux.memory_policy().is_some()),
         ("a seccomp profile that was not compiled", linux.seccomp().is_some()),
@@ -187,13 +206,24 @@ fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure
     entered.map_err(|error| cannot("enter the cgroup", &error))
 }
 
-fn enter_namespaces(namespaces: &Namespaces, spec: &Spec) -> Result<(), RuntimeFailure> {
+fn enter_namespaces(namespaces: &Namespaces, spec: &Spec, linux: &Linux) -> Result<(), RuntimeFailure> {
     for (kind, path) in &namespaces.joined {
         namespace::enter(path, *kind as u32)
             .map_err(|error| cannot(&format!("join the {} namespace {path:?}", kind_name(*kind)), &error))?;
     }
     if namespaces.new_cgroup {
         namespace::new_cgroup_namespace().map_err(|error| cannot("make a cgroup namespace", &error))?;
+    }
+    let offsets = linux.time_offsets().as_ref().filter(|offsets| !offsets.is_empty());
+    if namespaces.new_time {
+        let line = |(clock, offset): (&String, &LinuxTimeOffset)| {
+            format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+        };
+        let lines: String = offsets.into_iter().flatten().map(line).collect();
+        namespace::new_time_namespace(&lines).map_err(|error| cannot("make a time namespace", &error))?;
+    } else if offsets.is_some() {
+        let text = "time offsets need a time namespace of the container's own";
+        return Err(RuntimeFailure::new(FailureKind::CannotApply, text));
     }
     if namespaces.own_uts {
         if let Some(name) = spec.hostname() {
@@ -214,6 +244,7 @@ fn kind_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Ipc => "IPC",
         LinuxNamespaceType::Uts => "UTS",
         LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Time => "time",
         _ => "other",
     }
 }

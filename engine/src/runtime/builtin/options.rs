@@ -63,7 +63,8 @@ impl Options {
             match word {
                 "bind" => self.bind = Some(false),
                 "rbind" => self.bind = Some(true),
-                "" | "defaults" => {}
+                // The last ones say what no file system does any other way, or nothing at all.
+                "" | "defaults" | "silent" | "loud" | "acl" | "noacl" | "iversion" | "noiversion" => {}
                 "idmap" | "ridmap" | "tmpcopyup" => {
                     let text = format!("the mount option {word} is not supported");
                     return Err(RuntimeFailure::new(FailureKind::CannotApply, text));
@@ -109,7 +110,7 @@ fn attribute(word: &str) -> Option<(u64, u64)> {
         "exec" => (0, NO_EXECUTION),
         "noatime" => (NO_ACCESS_TIME, STRICT_ACCESS_TIME),
         "strictatime" => (STRICT_ACCESS_TIME, NO_ACCESS_TIME),
-        "relatime" | "atime" => (0, NO_ACCESS_TIME | STRICT_ACCESS_TIME),
+        "relatime" | "atime" | "norelatime" | "nostrictatime" => (0, NO_ACCESS_TIME | STRICT_ACCESS_TIME),
         "nodiratime" => (NO_DIRECTORY_ACCESS_TIME, 0),
         "diratime" => (0, NO_DIRECTORY_ACCESS_TIME),
         "nosymfollow" => (NO_SYMLINKS, 0),

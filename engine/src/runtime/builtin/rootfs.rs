@@ -1,5 +1,6 @@
 //! The root file system and everything that is mounted in it, from inside the new mount namespace.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,14 +18,21 @@ use shoal_engine_sys::namespace::MountChange;
 use super::options::{self, Options};
 use super::{cannot, cgroups, dev};
 use crate::runtime::isolate;
+use crate::runtime::spec::REPLACEABLE_IN_PROC;
 use crate::shim::config::ShimConfig;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
+
+/// `PROC_SUPER_MAGIC`.
+const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
 
 /// The container's root: its mount, and its directory.
 #[derive(Debug)]
 pub(super) struct Root {
     pub(super) mount: OwnedFd,
     pub(super) directory: Directory,
+    /// Mounts of the kernel's own file systems, and where they were attached. What is hidden in them is looked up in
+    /// them: where they are by now is up to whoever can rename a directory above (CVE-2025-52881).
+    kernels_own: RefCell<Vec<(PathBuf, Directory)>>,
 }
 
 impl Root {
@@ -49,7 +57,7 @@ impl Root {
             .map_err(|error| failed(error.into()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&mount, ".", flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        Ok(Self { mount, directory: directory.into() })
+        Ok(Self { mount, directory: directory.into(), kernels_own: RefCell::default() })
     }
 
     /// Makes all mounts, devices, masks.
@@ -129,14 +137,27 @@ impl Root {
         if let Some((propagation, _)) = options.propagation {
             MountChange { propagation, ..MountChange::default() }.apply(&file_system)?;
         }
-        attach(&file_system, &target)
+        attach(&file_system, &target)?;
+        if matches!(kind, "proc" | "sysfs") {
+            let own = (mount.destination().clone(), Directory::of(&file_system)?);
+            self.kernels_own.borrow_mut().push(own);
+        }
+        Ok(())
     }
 
     /// The place to mount at, made when it is missing.
     pub(super) fn target(&self, path: &Path, is_directory: bool) -> io::Result<OwnedFd> {
         match self.directory.open_any(path, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
+            found => {
+                let found = found?;
+                // Over a link of the image: that the text says otherwise was checked before (CVE-2019-16884).
+                let is_allowed = || REPLACEABLE_IN_PROC.iter().any(|allowed| path == Path::new(allowed));
+                if rustix::fs::fstatfs(&found)?.f_type == PROC_MAGIC && !is_allowed() {
+                    return Err(io::Error::other("it is inside /proc"));
+                }
+                return Ok(found);
+            }
         }
         if is_directory {
             let made = self.directory.make_path(path, 0o755)?;
@@ -215,7 +236,11 @@ impl Root {
     }
 
     fn existing(&self, path: &str) -> io::Result<Option<OwnedFd>> {
-        match self.directory.open_any(Path::new(path), true) {
+        let path = Path::new(path);
+        let own = self.kernels_own.borrow();
+        let inside = own.iter().rev().find_map(|(place, own)| Some((own, path.strip_prefix(place).ok()?)));
+        let (directory, path) = inside.unwrap_or((&self.directory, path));
+        match directory.open_any(path, true) {
             Ok(found) => Ok(Some(found)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),

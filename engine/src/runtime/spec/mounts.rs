@@ -129,7 +129,7 @@ fn custom(input: &MountInput) -> Result<Mount, SpecError> {
 }
 
 /// Files in `/proc` that tools such as lxcfs mount others over. The list is runc's.
-const REPLACEABLE_IN_PROC: &[&str] = &[
+pub(crate) const REPLACEABLE_IN_PROC: &[&str] = &[
     "/proc/cpuinfo",
     "/proc/diskstats",
     "/proc/loadavg",

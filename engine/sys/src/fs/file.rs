@@ -3,14 +3,14 @@
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Directory, Metadata, timestamps};
+use super::{Directory, FileKind, Metadata, timestamps};
 
 /// What the kernel says about an open file.
 ///
@@ -83,6 +83,20 @@ pub fn set_handle_owner(handle: impl AsFd, uid: u32, gid: u32) -> io::Result<()>
 /// The kernel's.
 pub fn set_handle_mode(handle: impl AsFd, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::chmod(handle_path(handle.as_fd()), Mode::from_raw_mode(mode))?)
+}
+
+/// Opens without access what was made under a name just now. Where others can write they may have put something else
+/// there, which is an error: it is not to be touched.
+///
+/// # Errors
+/// The kernel's, or that it is something else by now.
+pub fn just_made(parent: &Directory, name: &OsStr, kind: FileKind, device: (u32, u32)) -> io::Result<OwnedFd> {
+    let handle = parent.open_name(name)?;
+    let made = metadata(&handle)?;
+    if (made.kind, made.special, made.links) != (kind, device, 1) {
+        return Err(io::Error::other("it was replaced meanwhile"));
+    }
+    Ok(handle)
 }
 
 /// Sets access and modification time of an open file.

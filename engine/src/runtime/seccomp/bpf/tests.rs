@@ -116,6 +116,11 @@ fn the_default_profile_decides_as_libseccomp_would() {
                         run(&ours, architecture, base + number, args),
                         run(&theirs, architecture, base + number, args),
                     );
+                    if (architecture, number, first) == (I386, I386_SOCKETCALL, 1) {
+                        // libseccomp takes an allowed family for every family.
+                        assert_eq!((mine, its), (RETURN_ERRNO | 1, RETURN_ALLOW));
+                        continue;
+                    }
                     let beyond = number > NEWEST_SYSCALL && its == RETURN_ERRNO | 1;
                     let its = if beyond { RETURN_ERRNO | ENOSYS } else { its };
                     assert_eq!(mine, its, "{architecture:#x} {number} {first:#x} with {add:?}");
