@@ -37,4 +37,5 @@ pub use controller::NetworkController;
 pub use types::{
     AddressPool, ClusterNetwork, ClusterNetworkState, EndpointInfo, EndpointOptions, NetworkOptions, NetworkStatus,
     OverlayAttachment, PortPublish, PublishedPort, Sandbox, SandboxOptions,
+    SandboxUser,
 };

@@ -11,7 +11,7 @@ mod platform;
 use super::signal;
 use crate::cdi;
 use crate::model::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy, UpdateRequest};
-use crate::options::{EngineOptions, INNER_RUNTIMES};
+use crate::options::{EngineOptions, INNER_RUNTIMES, LIBCONTAINER_RUNTIME};
 use crate::runtime::capabilities;
 
 const MIB: i64 = 1024 * 1024;
@@ -117,6 +117,7 @@ pub fn host_config(
     super::spec_input::check_security(&options.containers, host)?;
     logging::LogOptions::read(&host.log_config)?;
     namespaces(config, host)?;
+    remapped(options, host)?;
     super::ports::publish_list(config, host)?;
     for entry in host.extra_hosts.iter().flatten() {
         extra_host(entry)?;
@@ -237,6 +238,30 @@ fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<(), Failure
     }
     if !matches!(host.cgroupns_mode.as_str(), "" | "host" | "private") {
         return invalid(format!("invalid cgroup namespace mode: {}", host.cgroupns_mode));
+    }
+    Ok(())
+}
+
+/// What does not go together with a user namespace, in dockerd's words.
+fn remapped(options: &EngineOptions, host: &HostConfig) -> Result<(), Failure> {
+    if options.remap.is_none() || host.userns_mode == "host" {
+        return Ok(());
+    }
+    if host.privileged {
+        return invalid(
+            "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when \
+             running privileged mode",
+        );
+    }
+    if host.network_mode == "host" {
+        return invalid("cannot share the host's network namespace when user namespaces are enabled");
+    }
+    if host.pid_mode == "host" {
+        return invalid("cannot share the host PID namespace when user namespaces are enabled");
+    }
+    let runtime = if host.runtime.is_empty() { &options.default_runtime } else { &host.runtime };
+    if runtime == LIBCONTAINER_RUNTIME {
+        return invalid("the runtime libcontainer has no user namespaces: choose another one, or --userns=host");
     }
     Ok(())
 }

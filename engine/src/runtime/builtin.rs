@@ -14,6 +14,7 @@ mod dev;
 mod hooks;
 mod options;
 mod rootfs;
+mod stage;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -57,19 +58,31 @@ impl Runtime for Builtin {
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let (go_end, go) = pipe()?;
-        if let Some(path) = &namespaces.joined_pid {
+        let (number, number_end) = pipe()?;
+        // In a user namespace of its own, the container is made by a second child: see `child::enter_user_namespace`.
+        let (into, two_steps) = match &namespaces.user {
+            None => (namespaces.new, false),
+            Some(_) => (LinuxNamespaceType::Mount as u32, true),
+        };
+        if let Some(path) = namespaces.joined_pid.as_ref().filter(|_| !two_steps) {
             // Counts for children only.
             namespace::enter(path, LinuxNamespaceType::Pid as u32)
                 .map_err(|error| cannot(&format!("join the PID namespace {path:?}"), &error))?;
         }
-        let forked = SingleThread::prove().and_then(|single| single.fork_into(namespaces.new));
+        let forked = SingleThread::prove().and_then(|single| single.fork_into(into));
         let Fork::Parent(pid) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
-            drop((outcome, report, go));
-            child::run(&self.dir, &self.config, &namespaces, streams, child::Pipes { outcome_end, report_end, go_end });
+            drop((outcome, report, go, number));
+            let pipes = child::Pipes { outcome_end, report_end, go_end, number_end };
+            child::run(&self.dir, &self.config, &namespaces, streams, pipes);
         };
-        drop((outcome_end, report_end, go_end, streams));
+        drop((outcome_end, report_end, go_end, number_end, streams));
         match super::hear(outcome) {
             Ok(Outcome::Pid(_)) => {
+                let second = || match super::hear(number) {
+                    Ok(Outcome::Pid(pid)) => Ok(pid),
+                    _ => Err(RuntimeFailure::other("the process that made the container's first one died")),
+                };
+                let pid = if two_steps { second()? } else { pid };
                 (self.report, self.go) = (Some(report), Some(go));
                 Ok(Created { pid: Some(pid) })
             }
@@ -126,6 +139,8 @@ struct Namespaces {
     new: u32,
     new_cgroup: bool,
     joined_pid: Option<PathBuf>,
+    /// The user namespace to be joined. The new ones belong to it.
+    user: Option<PathBuf>,
     /// The others to be joined.
     joined: Vec<(LinuxNamespaceType, PathBuf)>,
     /// Whether it has a host name of its own to set.
@@ -152,11 +167,14 @@ impl Namespaces {
     fn plan(namespaces: &[LinuxNamespace]) -> Result<Self, RuntimeFailure> {
         use LinuxNamespaceType as Kind;
         let refuse = |text: &str| Err(RuntimeFailure::new(FailureKind::CannotApply, text));
-        let mut plan = Self { new: 0, new_cgroup: false, joined_pid: None, joined: Vec::new(), own_uts: false };
+        let mut plan =
+            Self { new: 0, new_cgroup: false, joined_pid: None, user: None, joined: Vec::new(), own_uts: false };
         for namespace in namespaces {
             let kind = namespace.typ();
             match (kind, namespace.path()) {
-                (Kind::User | Kind::Time, _) => return refuse("user and time namespaces are not supported"),
+                (Kind::User, Some(path)) => plan.user = Some(path.clone()),
+                (Kind::User, None) => return refuse("a user namespace has to be made before, and joined by its path"),
+                (Kind::Time, _) => return refuse("time namespaces are not supported"),
                 (Kind::Mount, Some(_)) => return refuse("a container needs mounts of its own"),
                 (Kind::Cgroup, None) => plan.new_cgroup = true,
                 (kind, None) => plan.new |= kind as u32,

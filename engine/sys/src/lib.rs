@@ -13,3 +13,4 @@ pub mod process;
 pub mod pty;
 pub mod signal;
 pub mod socket;
+pub mod user_namespace;

@@ -265,7 +265,7 @@ fn a_handle_outlives_its_mount() {
 #[test]
 fn containers_that_need_no_sync_start_again() {
     let fixture = Fixture::new(SnapshotDriver::Overlay);
-    let options = PrepareOptions { volatile: true };
+    let options = PrepareOptions { volatile: true, ..PrepareOptions::default() };
     let mount = fixture.snapshots.prepare("c1", &fixture.chain, options).unwrap();
     for _ in 0..3 {
         drop(mount.open().unwrap().unwrap());

@@ -12,7 +12,7 @@ use shoal_kit::entropy::Entropy;
 
 fn open(host: &Path) -> VolumeStore {
     let options =
-        VolumeStoreOptions { root: host.join("volumes"), clock: Arc::new(SystemClock), entropy: Entropy::from_seed(1) };
+        VolumeStoreOptions { root: host.join("volumes"), clock: Arc::new(SystemClock), entropy: Entropy::from_seed(1), owner: (0, 0) };
     VolumeStore::open(options).unwrap()
 }
 
