@@ -36,6 +36,5 @@ pub(crate) use addresses::parse_mac;
 pub use controller::NetworkController;
 pub use types::{
     AddressPool, ClusterNetwork, ClusterNetworkState, EndpointInfo, EndpointOptions, NetworkOptions, NetworkStatus,
-    OverlayAttachment, PortPublish, PublishedPort, Sandbox, SandboxOptions,
-    SandboxUser,
+    OverlayAttachment, PortPublish, PublishedPort, Sandbox, SandboxOptions, SandboxUser,
 };

@@ -89,11 +89,7 @@ impl IdMap {
     /// When the OCI types do not take a range.
     pub fn to_oci(&self) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), oci_spec::OciSpecError> {
         let one = |range: &IdRange| {
-            LinuxIdMappingBuilder::default()
-                .container_id(range.inside)
-                .host_id(range.outside)
-                .size(range.count)
-                .build()
+            LinuxIdMappingBuilder::default().container_id(range.inside).host_id(range.outside).size(range.count).build()
         };
         let all = |ranges: &[IdRange]| ranges.iter().map(one).collect::<Result<Vec<_>, _>>();
         Ok((all(&self.uids)?, all(&self.gids)?))

@@ -161,10 +161,8 @@ fn make(inner: &Arc<Inner>, mut record: Record) -> Result<Arc<Container>, Failur
     std::fs::DirBuilder::new().mode(0o710).create(&folder).map_err(|error| {
         Failure::new(ErrorKind::Internal, format!("cannot make {}: {}", folder.display(), chain(&error)))
     })?;
-    let options = PrepareOptions {
-        volatile: record.host_config.auto_remove,
-        id_map: inner.id_map(&record.host_config).cloned(),
-    };
+    let options =
+        PrepareOptions { volatile: record.host_config.auto_remove, id_map: inner.id_map(&record.host_config).cloned() };
     inner.snapshots.prepare(&record.id, &record.layers, options)?;
     image_mounts::make(inner, &record)?;
     make_volumes(inner, &mut record, &mut undo.volumes)?;

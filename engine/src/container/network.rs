@@ -132,7 +132,7 @@ pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Opt
             // Without a namespace to join there is no start: the host's would be the wrong one.
             let missing = || Failure::conflict(format!("container {} has no network namespace to join", other.id));
             let sandbox = inner.networks.sandbox(&other.id).ok_or_else(missing)?;
-            if sandbox.user.is_some() != inner.id_map(&record.host_config).is_some() {
+            if sandbox.user.is_none() && inner.id_map(&record.host_config).is_some() {
                 return Err(other_user_namespace("network", &other.id));
             }
             Ok(Some(sandbox))
@@ -144,22 +144,20 @@ pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Opt
 /// container is in its user namespace, too.
 fn user_namespace(inner: &Arc<Inner>, record: &Record) -> Result<SandboxUser, Failure> {
     let host = &record.host_config;
-    let mapped = inner.id_map(host).is_some();
+    if inner.id_map(host).is_none() {
+        return Ok(SandboxUser::Host);
+    }
     for (mode, what) in [(&host.pid_mode, "PID namespace"), (&host.ipc_mode, "IPC namespace")] {
         let Some(other) = mode.strip_prefix("container:") else { continue };
         let other = owner(inner, &inner.containers.find(other)?);
         let user = inner.networks.sandbox(&other.id).and_then(|sandbox| sandbox.user);
-        return match user {
-            Some(path) if mapped => Ok(SandboxUser::Of(path)),
-            None if !mapped => Ok(SandboxUser::Host),
-            _ => Err(other_user_namespace(what, &other.id)),
-        };
+        return user.map(SandboxUser::Of).ok_or_else(|| other_user_namespace(what, &other.id));
     }
-    Ok(if mapped { SandboxUser::Own } else { SandboxUser::Host })
+    Ok(SandboxUser::Own)
 }
 
 fn other_user_namespace(what: &str, id: &str) -> Failure {
-    Failure::conflict(format!("cannot share the {what} of container {id}: it is not in the same user namespace"))
+    Failure::conflict(format!("cannot share the {what} of container {id}: it is in the host's user namespace"))
 }
 
 /// The container whose namespace this one uses; itself mostly.

@@ -10,13 +10,13 @@ use super::record::{MountKind, Record};
 use crate::cgroup::limits::{DeviceWeight, Limits, Throttle};
 use crate::engine::Inner;
 use crate::model::{HostConfig, ThrottleDevice};
+use crate::network::Sandbox;
 use crate::options::{ContainerDefaults, INNER_RUNTIMES, SeccompDefault};
+use crate::remap::IdMap;
 use crate::runtime::spec::{
     CapabilityChange, DeviceInput, MountInput, MountKind as SpecMount, NamespaceMode, Propagation, SeccompChoice, Shm,
     SpecInput, UlimitInput,
 };
-use crate::network::Sandbox;
-use crate::remap::IdMap;
 use crate::runtime::user::ContainerUser;
 
 /// Where distributions put static init programs.

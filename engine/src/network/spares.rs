@@ -83,14 +83,14 @@ struct Opened {
 impl Opened {
     /// Sets up the namespace of this thread.
     fn here() -> io::Result<Self> {
-            for (name, value) in SANDBOX_SETTINGS {
-                // A kernel without the facility has no such setting.
-                let _ = netns::write_setting(name, value);
-            }
-            let mut route = NetlinkSocket::open(Family::Route)?;
-            // The first link of a namespace is loopback.
-            route.request(link::set_up(1)).map_err(io::Error::other)?;
-            Ok(Self { route, netfilter: NetlinkSocket::open(Family::Netfilter)?, names: Sockets::open(None)? })
+        for (name, value) in SANDBOX_SETTINGS {
+            // A kernel without the facility has no such setting.
+            let _ = netns::write_setting(name, value);
+        }
+        let mut route = NetlinkSocket::open(Family::Route)?;
+        // The first link of a namespace is loopback.
+        route.request(link::set_up(1)).map_err(io::Error::other)?;
+        Ok(Self { route, netfilter: NetlinkSocket::open(Family::Netfilter)?, names: Sockets::open(None)? })
     }
 }
 

@@ -149,7 +149,8 @@ fn ranges(path: &Path, user: &Account) -> Result<Vec<IdRange>, RemapError> {
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
             let Some((_, range)) = line.split_once(':').filter(|(name, _)| *name == owner) else { continue };
             let wrong = || RemapError::Range { line: line.to_owned(), path: path.to_owned() };
-            let numbers = range.split_once(':').and_then(|(start, count)| Some((start.parse().ok()?, count.parse().ok()?)));
+            let numbers =
+                range.split_once(':').and_then(|(start, count)| Some((start.parse().ok()?, count.parse().ok()?)));
             let (outside, count): (u32, u32) = numbers.ok_or_else(wrong)?;
             // Root of the host in a container's range would undo what the range is for.
             if count == 0 || outside == 0 || outside.checked_add(count).is_none() {

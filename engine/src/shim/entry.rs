@@ -84,8 +84,11 @@ type Refused = (OwnedFd, RuntimeFailure);
 fn container_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
     let build = || -> io::Result<Result<_, RuntimeFailure>> {
         let config: ShimConfig = read_json(&dir.join(BUNDLE_FILE))?;
-        let streams =
-            if config.terminal { Streams::terminal_in(dir)? } else { Streams::pipes(config.open_stdin, on_host(&config, owner(dir)?)?)? };
+        let streams = if config.terminal {
+            Streams::terminal_in(dir)?
+        } else {
+            Streams::pipes(config.open_stdin, on_host(&config, owner(dir)?)?)?
+        };
         let log = match Log::open(&config.log) {
             Ok(log) => log,
             Err(error) => return Ok(Err(log_failure(&config.log, &error))),

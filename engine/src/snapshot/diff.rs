@@ -106,7 +106,8 @@ impl Comparison<'_> {
             }
             return Ok(below.is_some());
         }
-        let (uid, gid) = self.map.map_or((metadata.uid, metadata.gid), |map| map.owner_inside((metadata.uid, metadata.gid)));
+        let (uid, gid) =
+            self.map.map_or((metadata.uid, metadata.gid), |map| map.owner_inside((metadata.uid, metadata.gid)));
         let inside = Metadata { uid, gid, ..metadata };
         let same = below.is_some_and(|(below, _)| !differs(&inside, &below));
         if self.overlay || !same {

@@ -12,7 +12,12 @@ use crate::remap::IdMap;
 
 /// Writes it. A name that is gone becomes a whiteout. A file whose own name begins like one is packed as it is, as dockerd
 /// does: in the image it means what such names mean there.
-pub(super) fn pack(upper: &Directory, changes: &[Changed], map: Option<IdMap>, output: &mut impl Write) -> io::Result<()> {
+pub(super) fn pack(
+    upper: &Directory,
+    changes: &[Changed],
+    map: Option<IdMap>,
+    output: &mut impl Write,
+) -> io::Result<()> {
     let mut packer = Packer::new(output, Kept::All, map);
     for change in changes {
         let path = change.path.strip_prefix("/").unwrap_or(&change.path);

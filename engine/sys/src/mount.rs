@@ -43,9 +43,7 @@ impl Overlay {
     pub fn open(&self) -> io::Result<OwnedFd> {
         match self.open_by_layer() {
             // Linux before 6.5 does not know `lowerdir+`: all in one string then.
-            Err(error)
-                if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) && self.lower_ids.is_none() =>
-            {
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) && self.lower_ids.is_none() => {
                 self.open_by_string()
             }
             other => other,

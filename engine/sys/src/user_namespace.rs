@@ -194,9 +194,8 @@ unsafe fn wait_to_be_killed(join: Option<libc::c_int>, told: libc::c_int) -> ! {
     // SAFETY: plain system calls on descriptors that the fork copied.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        let joined = join.is_none_or(|fd| {
-            libc::setns(fd, libc::CLONE_NEWUSER) == 0 && libc::unshare(libc::CLONE_NEWNET) == 0
-        });
+        let joined =
+            join.is_none_or(|fd| libc::setns(fd, libc::CLONE_NEWUSER) == 0 && libc::unshare(libc::CLONE_NEWNET) == 0);
         let code = if joined { 0 } else { u8::try_from(*libc::__errno_location()).unwrap_or(u8::MAX) };
         libc::write(told, (&raw const code).cast(), 1);
         loop {

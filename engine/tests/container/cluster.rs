@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 
-use shoal_engine::network::{ClusterNetwork, ClusterNetworkState, OverlayAttachment, SandboxOptions};
+use shoal_engine::network::{ClusterNetwork, ClusterNetworkState, OverlayAttachment, SandboxOptions, SandboxUser};
 use shoal_engine_sys::netlink::link::{self, Link};
 use shoal_engine_sys::netlink::{Family, NetlinkSocket, neighbour};
 use shoal_engine_sys::netns::Namespace;

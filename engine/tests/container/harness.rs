@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, ExecCreate, ExecStart, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{bench, chaos, cluster, fields, files, life, logging, neighbour, restore, sessions};
+use super::{bench, chaos, cluster, fields, files, life, logging, neighbour, remap, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -87,6 +87,11 @@ const TESTS: &[(&str, Test)] = tests![
     files::a_start_waits_for_who_looks_at_its_files,
     files::a_commit_is_an_image_of_what_changed,
     files::an_export_has_the_root_alone,
+    remap::root_is_nobody_on_the_host,
+    remap::files_on_disk_have_mapped_owners,
+    remap::archives_have_the_containers_owners,
+    remap::the_hosts_namespaces_need_the_hosts_users,
+    remap::namespaces_are_shared_and_survive,
     neighbour::what_is_published_on_loopback_is_for_this_host_alone,
     cluster::tables_follow_the_state,
     cluster::names_lead_to_services_and_neighbours,

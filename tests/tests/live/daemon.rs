@@ -32,7 +32,8 @@ fn options_are_checked_as_dockerd_checks_them() -> anyhow::Result<()> {
         both.contains("as a flag and in the configuration file: debug: (from flag: true, from file: true)"),
         "{both}"
     );
-    ensure!(refused(&["--userns-remap", "default"])?.contains("--userns-remap is not offered"));
+    let nobody = ["--validate", "--config-file", &good, "--userns-remap", "nobody-of-this-name"];
+    ensure!(refused(&nobody)?.contains("user \"nobody-of-this-name\" has no entry in /etc/passwd"));
     ensure!(run(&dockerd, &["--nonsense"])?.code == 125);
     // What only the engine can judge.
     let (data, exec, pid) = (host.path("data"), host.path("exec"), host.path("pid"));

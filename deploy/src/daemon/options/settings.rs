@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 use shoal_engine::EngineOptions;
 use shoal_engine::model::{LogConfig, Ulimit};
 use shoal_engine::network::AddressPool;
-use shoal_engine::remap::{self, IdMap};
 use shoal_engine::options::{ContainerDefaults, DefaultBridge, LocalNetworkOptions, SeccompDefault};
+use shoal_engine::remap::{self, IdMap};
 
 use super::host::{self, Guard, Listen};
 use super::registry::{Proxies, Registries};

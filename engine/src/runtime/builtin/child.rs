@@ -189,7 +189,8 @@ fn join_namespaces(namespaces: &Namespaces) -> Result<(), RuntimeFailure> {
 /// Goes into the user namespace and makes the new ones there, with the rights of the host no more. Returns in a second child,
 /// which is the shim's own and in the right PID namespace: this one's own cannot change, and ends.
 fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: OwnedFd) -> Result<(), RuntimeFailure> {
-    let user = UserNamespace::open(path).map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
+    let user =
+        UserNamespace::open(path).map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
     if let Some(path) = &namespaces.joined_pid {
         // Counts for children only.
         namespace::enter(path, LinuxNamespaceType::Pid as u32)

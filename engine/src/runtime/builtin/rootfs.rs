@@ -12,6 +12,7 @@ use rustix::mount::{
     unmount,
 };
 use shoal_engine_sys::fs::{self, Directory, FileKind};
+use shoal_engine_sys::mount_tree;
 use shoal_engine_sys::namespace::MountChange;
 
 use super::options::{self, Options};
@@ -263,7 +264,10 @@ pub(super) fn bind_tree(config: &ShimConfig, mount: &Mount, options: &Options) -
     }
     let recursive = options.bind.unwrap_or(true);
     let tree = match subpath {
-        None => clone_tree(source, recursive)?,
+        None => match of_other_process(source) {
+            Some((namespace, path)) => copy_from(&namespace, &path)?,
+            None => clone_tree(source, recursive)?,
+        },
         Some(subpath) => clone_below(&Directory::open(source)?.open_any(subpath, true)?, recursive)?,
     };
     let (kind, recursive) = options.propagation.unwrap_or((options::PRIVATE, true));
@@ -272,6 +276,19 @@ pub(super) fn bind_tree(config: &ShimConfig, mount: &Mount, options: &Options) -
         change.apply(&tree)?;
     }
     Ok(tree)
+}
+
+/// `/proc/<pid>/root/...` is on a mount of another process's, which the kernel copies only for who is in its mount namespace.
+fn of_other_process(source: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut parts = source.strip_prefix("/proc").ok()?.components();
+    let pid = parts.next()?.as_os_str().to_str()?.parse::<u32>().ok()?;
+    (parts.next()?.as_os_str() == "root")
+        .then(|| (PathBuf::from(format!("/proc/{pid}/ns/mnt")), Path::new("/").join(parts.as_path())))
+}
+
+fn copy_from(namespace: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let namespace = std::fs::File::open(namespace)?;
+    mount_tree::copy_one_from(namespace.as_fd(), path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// What is to be mounted: runc's rule for what is a bind mount.

@@ -42,9 +42,9 @@ impl Stage {
         let stage = Self::mount(path).map_err(|error| cannot("make a place for the host's mounts", &error))?;
         stage.put(ROOT, &root).map_err(failed)?;
         for (index, mount) in spec.mounts().iter().flatten().enumerate().filter(|(_, mount)| is_bind(mount)) {
-            stage.bind(config, index, mount).map_err(|error| {
-                cannot(&format!("mount {:?} at {:?}", mount.source(), mount.destination()), &error)
-            })?;
+            stage
+                .bind(config, index, mount)
+                .map_err(|error| cannot(&format!("mount {:?} at {:?}", mount.source(), mount.destination()), &error))?;
         }
         let nodes = linux.devices().as_deref().unwrap_or_default();
         dev::stage(&stage.directory, nodes)?;
