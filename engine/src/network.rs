@@ -25,6 +25,7 @@ mod golden;
 mod inspect;
 pub mod overlay;
 mod ports;
+mod relay;
 mod resync;
 pub mod rules;
 mod sandbox;

@@ -605,7 +605,7 @@ fn note_endpoint(
         .iter()
         .filter(|_| !network.internal)
         .map(|wish| PortPublish {
-            host_ip: wish.host_ip.or(Some(bridge.binding)).filter(|addr| !addr.is_unspecified()),
+            host_ip: wish.host_ip.or(Some(bridge.binding.into()).filter(|_| !bridge.binding.is_unspecified())),
             ..wish.clone()
         })
         .collect();

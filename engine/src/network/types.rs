@@ -140,7 +140,7 @@ pub struct EndpointOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortPublish {
     /// Host address; `None` is every address.
-    pub host_ip: Option<Ipv4Addr>,
+    pub host_ip: Option<IpAddr>,
     /// First host port; 0 lets the node choose one.
     pub host_port: u16,
     /// Last host port of a range to choose from; equal to `host_port` for exactly that port.
@@ -162,7 +162,7 @@ impl PortPublish {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PublishedPort {
     /// Host address; `0.0.0.0` is every address.
-    pub host_ip: Ipv4Addr,
+    pub host_ip: IpAddr,
     /// Host port.
     pub host_port: u16,
     /// Port in the container.

@@ -92,6 +92,7 @@ const TESTS: &[(&str, Test)] = tests![
     remap::archives_have_the_containers_owners,
     remap::the_hosts_namespaces_need_the_hosts_users,
     remap::namespaces_are_shared_and_survive,
+    neighbour::ports_lead_in_over_version_6,
     neighbour::what_is_published_on_loopback_is_for_this_host_alone,
     cluster::tables_follow_the_state,
     cluster::names_lead_to_services_and_neighbours,
