@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_engine::container::RemoveOptions;
@@ -86,9 +87,21 @@ pub(crate) async fn ports_lead_in_over_version_6(host: Host) -> Host {
         ("53/udp".to_owned(), Some(vec![binding("", "8083")])),
     ]);
     let wanted = HostConfig { network_mode: "bridge".to_owned(), port_bindings: Some(ports), ..HostConfig::default() };
-    let script = "while true; do nc -u -l -p 53 -e echo heard; done & exec httpd -f -p 80 -h /srv";
-    let id = host.create("served", &["sh", "-c", script], wanted).await;
+    let id = host.create("served", &["httpd", "-f", "-p", "80", "-h", "/srv"], wanted).await;
     host.engine.containers().start(&id).await.unwrap();
+    let inside = Namespace::open(&host.options.exec_root.join("netns").join(&id)).unwrap();
+    let answering = inside.enter(|| UdpSocket::bind("0.0.0.0:53")).unwrap().unwrap();
+    answering.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let answering = Arc::new(answering);
+    let server = Arc::downgrade(&answering);
+    let server = std::thread::spawn(move || {
+        let mut bytes = [0; 64];
+        while let Some(socket) = server.upgrade() {
+            if let Ok((length, from)) = socket.recv_from(&mut bytes) {
+                let _gone = socket.send_to(&[b"heard ", &bytes[..length]].concat(), from);
+            }
+        }
+    });
     let shown = host.inspect(&id).await.network_settings.ports;
     let shown: Vec<_> =
         shown["80/tcp"].iter().flatten().map(|one| format!("{} {}", one.host_ip, one.host_port)).collect();
@@ -100,10 +113,12 @@ pub(crate) async fn ports_lead_in_over_version_6(host: Host) -> Host {
         }
         assert_eq!(page("[::1]:8085") + &page("127.0.0.1:8084"), "", "published for one version only");
         let sender = UdpSocket::bind("[::1]:0").unwrap();
-        host.until("answers to datagrams", async || echo(&sender, "[::1]:8083") == "heard\n").await;
+        host.until("answers to datagrams", async || echo(&sender, "[::1]:8083") == "heard hello").await;
         // The next daemon serves them as well.
         host = host.reopen().await;
     }
+    drop(answering);
+    server.join().unwrap();
     let remove = RemoveOptions { force: true, volumes: true, link: false };
     host.engine.containers().remove(&id, remove).await.unwrap();
     TcpListener::bind("[::]:8083").expect("the port is free again");
