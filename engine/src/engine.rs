@@ -12,6 +12,7 @@ use shoal_kit::entropy::Entropy;
 use shoal_proto::error::{ErrorKind, Failure, chain};
 use shoal_proto::id::TaskId;
 use shoal_proto::time::Timestamp;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     /// How it was opened. What can change since is in [`Inner::current`].
     pub(crate) options: EngineOptions,
     current: ArcSwap<EngineOptions>,
+    /// Tells that they have changed.
+    reconfigured: watch::Sender<()>,
     pub(crate) events: Events,
     pub(crate) entropy: Entropy,
     pub(crate) containers: Arc<Registry<Container>>,
@@ -206,6 +209,7 @@ impl Engine {
             lock: Mutex::new(Some(lock)),
             id,
             current: ArcSwap::from_pointee(options.clone()),
+            reconfigured: watch::Sender::new(()),
             options,
         });
         observers::install(&inner);
@@ -262,7 +266,13 @@ impl Engine {
     pub fn reconfigure(&self, options: EngineOptions) -> Result<(), Failure> {
         defaults::check(&options)?;
         self.inner.current.store(Arc::new(options));
+        self.inner.reconfigured.send_replace(());
         Ok(())
+    }
+
+    /// Changes whenever [`Self::options`] may have.
+    pub fn reconfigurations(&self) -> watch::Receiver<()> {
+        self.inner.reconfigured.subscribe()
     }
 
     /// Id of this engine, the same over restarts.

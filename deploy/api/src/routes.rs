@@ -70,7 +70,7 @@ fn container_routes() -> Vec<Route> {
         route!(POST "/containers/{id}/resize" => containers::resize),
         route!(POST "/containers/{id}/wait" => streams::wait),
         route!(POST "/containers/{id}/exec" => exec::create),
-        route!(DELETE "/containers/{id}" => containers::remove),
+        route!(DELETE "/containers/{id...}" => containers::remove),
         route!(POST "/exec/{id}/start" => exec::start),
         route!(POST "/exec/{id}/resize" => exec::resize),
         route!(GET "/exec/{id}/json" => exec::inspect),

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shoal_proto::error::Failure;
+use shoal_proto::error::{ErrorKind, Failure};
 
 use super::instance::Container;
 use super::record::Record;
@@ -82,6 +82,39 @@ pub(super) fn names(record: &Record) -> BTreeMap<String, String> {
     // Checked when they came.
     let all = std::iter::once(of_host).chain(of_endpoints).flat_map(|list| parse_all(list).unwrap_or_default());
     all.map(|link| (link.alias.to_ascii_lowercase(), link.target.to_ascii_lowercase())).collect()
+}
+
+/// Removes a link of a container on the default bridge: `container/alias`. What its process has of it in its environment stays.
+///
+/// # Errors
+/// In dockerd's words, when there is none.
+pub(super) async fn remove(inner: &Arc<Inner>, name: &str) -> Result<(), Failure> {
+    let missing = || Failure::not_found(format!("No such container: {name}"));
+    let Some((parent, alias)) = name.trim_start_matches('/').rsplit_once('/') else {
+        inner.containers.find(name)?;
+        let text = "Conflict, cannot remove the default link name of the container";
+        return Err(Failure::new(ErrorKind::Internal, text));
+    };
+    let parent = inner.containers.find(parent).map_err(|_| missing())?;
+    let _turn = parent.operation.lock().await;
+    {
+        let mut record = parent.record();
+        let host = &mut record.host_config;
+        let links = host.links.as_mut().filter(|_| is_default(&host.network_mode)).ok_or_else(missing)?;
+        let before = links.len();
+        links.retain(|text| !parse(text).is_ok_and(|link| link.alias == alias));
+        if links.len() == before {
+            return Err(missing());
+        }
+        if links.is_empty() {
+            host.links = None;
+        }
+    }
+    parent.store().await;
+    if parent.phase().has_process() {
+        files::rewrite_hosts(inner, &parent);
+    }
+    Ok(())
 }
 
 /// A container that another is linked to on the default bridge.

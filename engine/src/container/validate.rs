@@ -290,6 +290,9 @@ pub fn fill_in(options: &EngineOptions, host: &mut HostConfig) {
     if host.log_config.kind.is_empty() {
         "json-file".clone_into(&mut host.log_config.kind);
     }
+    // As dockerd: what says that there is no limit is as good as nothing.
+    host.pids_limit = host.pids_limit.filter(|limit| *limit > 0);
+    host.memory_swappiness = host.memory_swappiness.filter(|value| *value != -1);
     if host.ipc_mode.is_empty() {
         "private".clone_into(&mut host.ipc_mode);
     }
