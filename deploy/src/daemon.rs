@@ -147,3 +147,15 @@ fn build_time() -> Option<String> {
     let time = jiff::Timestamp::from_second(seconds).ok()?;
     Some(time.strftime("%Y-%m-%dT%H:%M:%S.000000000+00:00").to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_build_is_known() {
+        let time = super::build_time().expect("the time of the build");
+        assert!(time.starts_with("20") && time.ends_with(".000000000+00:00"), "{time}");
+        // Nothing, where it was built from no checkout.
+        let commit = env!("SHOAL_GIT_COMMIT");
+        assert!(commit.len() <= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{commit:?}");
+    }
+}

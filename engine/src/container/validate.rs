@@ -487,6 +487,11 @@ mod tests {
         let mut host = HostConfig { privileged: true, ..HostConfig::default() };
         fill_in(&EngineOptions::default(), &mut host);
         assert_eq!(host.masked_paths, Some(Vec::new()));
+        for (said, kept) in [(0, None), (-1, None), (5, Some(5))] {
+            let mut host = HostConfig { pids_limit: Some(said), memory_swappiness: Some(-1), ..HostConfig::default() };
+            fill_in(&EngineOptions::default(), &mut host);
+            assert_eq!((host.pids_limit, host.memory_swappiness), (kept, None));
+        }
     }
 
     #[test]

@@ -78,3 +78,22 @@ pub(crate) async fn remove(context: Arc<Context>, request: Request) -> Answer {
     cluster.control(ControlRequest::RemoveNode { id, force: request.query.flag("force") }).await?;
     Ok(empty(StatusCode::OK))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_filters_are_checked() {
+        let filters = |text: &str| Filters::parse(text).expect("filters");
+        for good in [r#"{"role":["Manager","worker"]}"#, r#"{"membership":["pending"]}"#, "{}"] {
+            check_words(&filters(good)).expect(good);
+        }
+        let refused = check_words(&filters(r#"{"role":["nonsense"]}"#)).expect_err("checked");
+        assert_eq!((refused.status().as_u16(), refused.message()), (400, "Invalid role filter: 'nonsense'"));
+        let refused = check_words(&filters(r#"{"membership":["x"]}"#)).expect_err("checked");
+        assert_eq!(refused.message(), "Invalid membership filter: 'x'");
+        assert!(matches_word(&filters(r#"{"role":["MANAGER"]}"#), "role", "manager"));
+        assert!(!matches_word(&filters(r#"{"role":["worker"]}"#), "role", "manager"));
+    }
+}
