@@ -92,7 +92,11 @@ pub(crate) async fn run(given: DaemonOptions) -> anyhow::Result<()> {
         node: Arc::new(node.clone()),
         listeners,
         shutdown: shutdown.clone(),
-        version: shoal_api::VersionInfo { version: VERSION.to_owned(), ..shoal_api::VersionInfo::default() },
+        version: shoal_api::VersionInfo {
+            version: VERSION.to_owned(),
+            git_commit: env!("SHOAL_GIT_COMMIT").to_owned(),
+            build_time: build_time().unwrap_or_default(),
+        },
         facts,
         dump: describe,
         entropy: Entropy::from_system(),
@@ -135,4 +139,23 @@ async fn stop(node: &Node, engine: &Engine, settings: &Settings) {
         engine.stop_containers(settings.shutdown_timeout).await;
     }
     engine.shutdown().await;
+}
+
+/// When this program was built, as dockerd shows it.
+fn build_time() -> Option<String> {
+    let seconds = env!("SHOAL_BUILD_TIME").parse().ok().filter(|seconds| *seconds > 0)?;
+    let time = jiff::Timestamp::from_second(seconds).ok()?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%S.000000000+00:00").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_build_is_known() {
+        let time = super::build_time().expect("the time of the build");
+        assert!(time.starts_with("20") && time.ends_with(".000000000+00:00"), "{time}");
+        // Nothing, where it was built from no checkout.
+        let commit = env!("SHOAL_GIT_COMMIT");
+        assert!(commit.len() <= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{commit:?}");
+    }
 }

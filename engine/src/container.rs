@@ -189,6 +189,9 @@ impl Containers {
     /// # Errors
     /// It does not exist, or runs and `force` was not given.
     pub async fn remove(&self, id: &str, options: RemoveOptions) -> Result<(), Failure> {
+        if options.link {
+            return links::remove(&self.inner, id).await;
+        }
         let container = self.inner.containers.find(id)?;
         self.inner.metrics.timed(Action::Delete, remove::remove(&self.inner, &container, options)).await
     }

@@ -12,6 +12,7 @@ use shoal_kit::entropy::Entropy;
 use shoal_proto::error::{ErrorKind, Failure, chain};
 use shoal_proto::id::TaskId;
 use shoal_proto::time::Timestamp;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,9 +27,10 @@ use crate::events::Events;
 use crate::exec::Exec;
 use crate::image::{Digest, ImageStore, ImageStoreOptions};
 use crate::metrics::Metrics;
-use crate::model::{EngineInfo, EngineVersion};
+use crate::model::{EngineInfo, EngineVersion, HostConfig};
 use crate::network::{NetworkController, NetworkOptions};
 use crate::options::EngineOptions;
+use crate::remap::IdMap;
 use crate::runtime::user::ContainerUser;
 use crate::shim::client::ShimProgram;
 use crate::snapshot::Snapshots;
@@ -56,6 +58,8 @@ pub(crate) struct Inner {
     /// How it was opened. What can change since is in [`Inner::current`].
     pub(crate) options: EngineOptions,
     current: ArcSwap<EngineOptions>,
+    /// Tells that they have changed.
+    reconfigured: watch::Sender<()>,
     pub(crate) events: Events,
     pub(crate) entropy: Entropy,
     pub(crate) containers: Arc<Registry<Container>>,
@@ -97,6 +101,11 @@ impl Inner {
     /// The options as they are now.
     pub(crate) fn current(&self) -> Arc<EngineOptions> {
         self.current.load_full()
+    }
+
+    /// Ids of the user namespace of a container with this configuration, when it has one of its own.
+    pub(crate) fn id_map(&self, host: &HostConfig) -> Option<&IdMap> {
+        self.options.remap.as_ref().filter(|_| host.userns_mode != "host")
     }
 
     /// Folder of a container.
@@ -159,7 +168,12 @@ impl Engine {
                 root: options.data_root.join("volumes"),
                 clock: Arc::clone(&options.clock),
                 entropy: entropy.clone(),
+                owner: options.remap.as_ref().map_or((0, 0), IdMap::root),
             })?;
+            if let Some(map) = &options.remap {
+                prepare_remap(&options.data_root, map)?;
+                images.snapshots().let_through(map).map_err(|error| failed("cannot set up the data root", &error))?;
+            }
             let shim_program = ShimProgram::open(&options.shim_program).map_err(|error| Failure::internal(&error))?;
             Ok::<_, Failure>((options, lock, id, images, entropy, volumes, shim_program))
         });
@@ -168,6 +182,7 @@ impl Engine {
         let networks = NetworkController::open(NetworkOptions {
             bip: options.bip,
             local: options.local_networks.clone(),
+            id_map: options.remap.clone(),
             clock: Arc::clone(&options.clock),
             entropy: entropy.clone(),
             ..NetworkOptions::new(&options.data_root, &options.exec_root)
@@ -194,6 +209,7 @@ impl Engine {
             lock: Mutex::new(Some(lock)),
             id,
             current: ArcSwap::from_pointee(options.clone()),
+            reconfigured: watch::Sender::new(()),
             options,
         });
         observers::install(&inner);
@@ -250,7 +266,13 @@ impl Engine {
     pub fn reconfigure(&self, options: EngineOptions) -> Result<(), Failure> {
         defaults::check(&options)?;
         self.inner.current.store(Arc::new(options));
+        self.inner.reconfigured.send_replace(());
         Ok(())
+    }
+
+    /// Changes whenever [`Self::options`] may have.
+    pub fn reconfigurations(&self) -> watch::Receiver<()> {
+        self.inner.reconfigured.subscribe()
     }
 
     /// Id of this engine, the same over restarts.
@@ -325,6 +347,20 @@ impl Engine {
     pub fn version(&self) -> EngineVersion {
         system::version(&self.inner)
     }
+}
+
+/// As dockerd has the folder of a user namespace's containers; and a look whether their layers can be mapped here.
+fn prepare_remap(data_root: &std::path::Path, map: &IdMap) -> Result<(), Failure> {
+    map.let_through(data_root).map_err(|error| failed(&format!("cannot set up {}", data_root.display()), &error))?;
+    let user = map.namespace().map_err(|error| failed("cannot make a user namespace for --userns-remap", &error))?;
+    let mapped = shoal_engine_sys::mount::clone_mapped(data_root, &user);
+    mapped.map(drop).map_err(|error| {
+        let what = format!(
+            "--userns-remap needs a file system whose mounts can be mapped, which {} is not on",
+            data_root.display()
+        );
+        failed(&what, &error)
+    })
 }
 
 /// Makes the directories and takes the lock. Paths become absolute: they are kept in records and given to shims.

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod model;
 pub mod network;
 pub mod options;
+pub mod remap;
 pub mod runtime;
 pub mod shim;
 pub mod stats;

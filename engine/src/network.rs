@@ -25,6 +25,7 @@ mod golden;
 mod inspect;
 pub mod overlay;
 mod ports;
+mod relay;
 mod resync;
 pub mod rules;
 mod sandbox;
@@ -36,5 +37,5 @@ pub(crate) use addresses::parse_mac;
 pub use controller::NetworkController;
 pub use types::{
     AddressPool, ClusterNetwork, ClusterNetworkState, EndpointInfo, EndpointOptions, NetworkOptions, NetworkStatus,
-    OverlayAttachment, PortPublish, PublishedPort, Sandbox, SandboxOptions,
+    OverlayAttachment, PortPublish, PublishedPort, Sandbox, SandboxOptions, SandboxUser,
 };

@@ -10,6 +10,7 @@ use shoal_kit::clock::{Clock, SystemClock};
 
 use crate::model::{LogConfig, Ulimit};
 use crate::network::AddressPool;
+use crate::remap::IdMap;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct EngineOptions {
     pub exec_root: PathBuf,
     /// Cgroup below which the containers' are made, `/shoal`.
     pub cgroup_parent: String,
+    /// Ids of the containers' user namespaces; without, they are in the host's. The data root is this map's alone then.
+    pub remap: Option<IdMap>,
     /// Labels of the engine.
     pub labels: BTreeMap<String, String>,
     /// Runtime of containers that name none; `shoal` is the built-in one.
@@ -174,6 +177,7 @@ impl Default for EngineOptions {
             data_root: PathBuf::from("/var/lib/shoal"),
             exec_root: PathBuf::from("/run/shoal"),
             cgroup_parent: "/shoal".to_owned(),
+            remap: None,
             labels: BTreeMap::new(),
             default_runtime: BUILTIN_RUNTIME.to_owned(),
             runtimes: BTreeMap::new(),

@@ -18,12 +18,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use shoal_engine_sys::fs::{self, Directory};
-use shoal_engine_sys::mount::Overlay;
+use shoal_engine_sys::mount::{self, Overlay};
 use shoal_proto::error::{ErrorKind, Failure, chain};
 
 use crate::image::Digest;
 use crate::image::layer::{LayerError, LayerStore};
 use crate::model::GraphDriver;
+use crate::remap::IdMap;
 
 mod copy;
 mod diff;
@@ -38,10 +39,12 @@ pub use rootfs::{MountedRoot, RootfsKind, RootfsMount};
 use rootfs::{mounted, probe};
 
 /// What a snapshot is to be like.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PrepareOptions {
     /// The container is removed when it ends (`--rm`): its changes need not survive a power cut.
     pub volatile: bool,
+    /// Ids of the container's user namespace, when it has one.
+    pub id_map: Option<IdMap>,
 }
 
 /// A path that a container changed.
@@ -89,6 +92,8 @@ struct Record {
     driver: SnapshotDriver,
     layers: Vec<Digest>,
     volatile: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id_map: Option<IdMap>,
 }
 
 /// A snapshot could not be made, read or removed.
@@ -234,7 +239,8 @@ impl Snapshots {
         for layer in layers {
             pins.push(inner.layers.pin(layer).ok_or(SnapshotError::Layer(LayerError::Missing(*layer)))?);
         }
-        let record = Record { driver: inner.driver, layers: layers.to_vec(), volatile: options.volatile };
+        let PrepareOptions { volatile, id_map } = options;
+        let record = Record { driver: inner.driver, layers: layers.to_vec(), volatile, id_map };
         if let Err(error) = self.make(container, &record) {
             let _ = inner.root.remove_tree(OsStr::new(container));
             return Err(error.into());
@@ -266,9 +272,14 @@ impl Snapshots {
         if fs::metadata(&top).map_err(&make)?.mode != 0o755 && !found {
             fs::set_mode(&top, 0o755).map_err(&make)?;
         }
+        if let Some(map) = &record.id_map {
+            // A runtime binary goes to the root as the container's user.
+            fs::set_owner(&directory, 0, map.root().1).and_then(|()| fs::set_mode(&directory, 0o710)).map_err(&make)?;
+            fs::set_owner(&top, map.root().0, map.root().1).map_err(&make)?;
+        }
         if !is_overlay && !found {
             let lower = stack::Stack::open(&inner.layers, &record.layers)?;
-            copy::copy_stack(&lower, &top).map_err(failed("copy the layers", container))?;
+            copy::copy_stack(&lower, &top, record.id_map.as_ref()).map_err(failed("copy the layers", container))?;
         }
         let json = serde_json::to_vec(record).map_err(io::Error::other).map_err(&make)?;
         directory.remove_tree(OsStr::new("snapshot.json")).map_err(&make)?;
@@ -291,6 +302,7 @@ impl Snapshots {
                 upper: path.join("upper"),
                 work: path.join("work"),
                 volatile: record.volatile,
+                id_map: record.id_map.clone(),
             },
         };
         Ok(RootfsMount { target: path.join("root"), kind })
@@ -329,11 +341,14 @@ impl Snapshots {
                 mounted(None, &path).map_err(failed)
             }
             SnapshotDriver::Overlay if record.layers.is_empty() => {
-                mounted(None, &self.inner.layers.links_path().join(init::NAME)).map_err(failed)
+                let init = self.inner.layers.links_path().join(init::NAME);
+                let mapped = record.id_map.as_ref().map(|map| mount::clone_mapped(&init, &*map.namespace()?));
+                mounted(mapped.transpose().map_err(&failed)?, &init).map_err(failed)
             }
             SnapshotDriver::Overlay => {
                 let layers = self.inner.layers.links_path();
-                let overlay = Overlay { layers, lower: self.lower(&record)?, upper: None, volatile: false };
+                let lower_ids = record.id_map.as_ref().map(IdMap::namespace).transpose().map_err(&failed)?;
+                let overlay = Overlay { layers, lower: self.lower(&record)?, lower_ids, ..Overlay::default() };
                 let tree = overlay.open().map_err(&failed)?;
                 mounted(Some(tree), Path::new("")).map_err(failed)
             }
@@ -392,7 +407,8 @@ impl Snapshots {
         }
         let pack = failed("pack the changes", container);
         let upper = self.upper(container).map_err(&pack)?;
-        layer::pack(&upper, &changes, output).map_err(&pack)?;
+        let map = self.inner.record(container)?.id_map.clone();
+        layer::pack(&upper, &changes, map, output).map_err(&pack)?;
         Ok(true)
     }
 
@@ -417,7 +433,21 @@ impl Snapshots {
         let lower = stack::Stack::open(&self.inner.layers, &record.layers)?;
         let is_overlay = record.driver == SnapshotDriver::Overlay;
         let upper = self.upper(container).map_err(&compare)?;
-        diff::compare(&upper, lower, is_overlay).map_err(compare)
+        diff::compare(&upper, lower, is_overlay, record.id_map.as_ref()).map_err(compare)
+    }
+
+    /// Ids of the user namespace that a container's files are for.
+    pub fn id_map(&self, container: &str) -> Option<IdMap> {
+        self.inner.record(container).ok()?.id_map.clone()
+    }
+
+    /// Lets a container's root through to the mounts: runtime binaries go there as him.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn let_through(&self, map: &IdMap) -> io::Result<()> {
+        map.let_through(self.inner.path.parent().unwrap_or(&self.inner.path))?;
+        map.let_through(&self.inner.path)
     }
 
     /// Bytes of all files of the image.

@@ -50,6 +50,8 @@ pub struct VolumeStoreOptions {
     pub clock: Arc<dyn Clock>,
     /// Names of anonymous volumes.
     pub entropy: Entropy,
+    /// User and group of new volumes.
+    pub owner: (u32, u32),
 }
 
 /// Knows which containers, running or not, refer to a volume.
@@ -143,7 +145,9 @@ impl Inner {
         self.root.make_dir(temporary, 0o700)?;
         let directory = self.root.enter(temporary)?;
         directory.make_dir(OsStr::new(DATA), 0o755)?;
-        fs::set_mode(directory.enter(OsStr::new(DATA))?, 0o755)?;
+        let data = directory.enter(OsStr::new(DATA))?;
+        fs::set_mode(&data, 0o755)?;
+        fs::set_owner(&data, self.options.owner.0, self.options.owner.1)?;
         let json = serde_json::to_vec(record).map_err(io::Error::other)?;
         fs::replace_file(&directory, OsStr::new(RECORD), &json, 0o600)?;
         self.root.rename(temporary, &self.root, name)

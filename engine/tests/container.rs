@@ -17,6 +17,7 @@ mod container {
     pub(crate) mod life;
     pub(crate) mod logging;
     pub(crate) mod neighbour;
+    pub(crate) mod remap;
     pub(crate) mod restore;
     pub(crate) mod sessions;
 }

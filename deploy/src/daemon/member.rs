@@ -299,6 +299,8 @@ impl Core {
 /// Follows what the session tells: managers, trust, and the role that the cluster wants.
 async fn supervise(core: Arc<Core>, agent: AgentHandle) {
     let mut session = agent.session();
+    let mut reconfigurations = core.options.engine.reconfigurations();
+    let mut labels = core.options.engine.options().labels.clone();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), core.options.entropy.clone());
     loop {
         let info = session.borrow_and_update().clone();
@@ -317,6 +319,14 @@ async fn supervise(core: Arc<Core>, agent: AgentHandle) {
         tokio::select! {
             () = core.stop.cancelled() => return,
             changed = session.changed() => if changed.is_err() { return },
+            Ok(()) = reconfigurations.changed() => {
+                // A node describes itself when a session begins.
+                let now = core.options.engine.options().labels.clone();
+                if now != labels {
+                    labels = now;
+                    agent.reconnect();
+                }
+            }
             () = tokio::time::sleep(pause) => {}
         }
     }

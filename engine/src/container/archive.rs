@@ -96,8 +96,9 @@ pub(crate) async fn archive(
         Ok((files, path, stat, handle))
     })
     .await?;
+    let map = inner.snapshots.id_map(&container.id);
     let stream = stream(move |output| {
-        let mut packer = Packer::new(output, Kept::Capabilities);
+        let mut packer = Packer::new(output, Kept::Capabilities, map);
         let name = path.base().as_bytes().to_vec();
         let packed = packer.handle(&handle, name);
         drop(files);
@@ -111,8 +112,9 @@ pub(crate) async fn archive(
 pub(crate) async fn export(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<ByteStream, Failure> {
     let files = file_access::open(inner, container).await?;
     let root = files.bare()?;
+    let map = inner.snapshots.id_map(&container.id);
     let stream = stream(move |output| {
-        let mut packer = Packer::new(output, Kept::All);
+        let mut packer = Packer::new(output, Kept::All, map);
         let packed = packer.contents(&root, b"");
         drop(root);
         drop(files);
@@ -134,6 +136,7 @@ pub(crate) async fn extract(
     let path = AskedPath::new(path)?;
     let files = file_access::open(inner, container).await?;
     let (record, named, source) = (container.record().clone(), named.to_owned(), Source::new(source));
+    let map = inner.snapshots.id_map(&container.id);
     blocking(move || {
         let target =
             path::resolve(files.root(), path.relative()).map_err(|error| lookup_failed(&error, &path, &named))?;
@@ -146,7 +149,7 @@ pub(crate) async fn extract(
         check_writable(&record, &target)?;
         let owner = if options.copy_uid_gid { owner(files.root(), &record)? } else { None };
         let keep_kinds = options.no_overwrite_dir_non_dir;
-        let extraction = Extraction::new(files.root(), target, owner, keep_kinds);
+        let extraction = Extraction::new(files.root(), target, owner, keep_kinds, map);
         extraction.run(layer::stream::uncompressed(source).map_err(|error| Failure::invalid(words(&error)))?)
     })
     .await?;

@@ -161,12 +161,13 @@ fn make(inner: &Arc<Inner>, mut record: Record) -> Result<Arc<Container>, Failur
     std::fs::DirBuilder::new().mode(0o710).create(&folder).map_err(|error| {
         Failure::new(ErrorKind::Internal, format!("cannot make {}: {}", folder.display(), chain(&error)))
     })?;
-    let options = PrepareOptions { volatile: record.host_config.auto_remove };
+    let options =
+        PrepareOptions { volatile: record.host_config.auto_remove, id_map: inner.id_map(&record.host_config).cloned() };
     inner.snapshots.prepare(&record.id, &record.layers, options)?;
-    image_mounts::make(inner, &record.mounts)?;
+    image_mounts::make(inner, &record)?;
     make_volumes(inner, &mut record, &mut undo.volumes)?;
     let files = std::mem::take(&mut record.internal.files);
-    record.files = files::place(&inner.files_folder(&record.id), &files)?;
+    record.files = files::place(&inner.files_folder(&record.id), &files, inner.id_map(&record.host_config))?;
     record.save(&folder).map_err(|error| Failure::internal(&error))?;
     undo.armed = false;
     drop(undo);

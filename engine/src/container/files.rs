@@ -13,6 +13,7 @@ use super::network::{self, Mode};
 use super::record::{PlacedFile, Record};
 use crate::engine::Inner;
 use crate::model::InternalFile;
+use crate::remap::IdMap;
 
 /// The three files, and where they appear.
 pub(crate) const FILES: [(&str, &str); 3] =
@@ -35,7 +36,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// Makes the files before the container is created. Blocks.
-pub(crate) fn prepare(record: &Record, folder: &Path) -> Result<(), Failure> {
+pub(crate) fn prepare(record: &Record, folder: &Path, map: Option<&IdMap>) -> Result<(), Failure> {
     if matches!(network::mode(record), Mode::Shared(_)) {
         return Ok(());
     }
@@ -45,6 +46,11 @@ pub(crate) fn prepare(record: &Record, folder: &Path) -> Result<(), Failure> {
         if !path.exists() {
             write(&path, "")?;
         }
+    }
+    let Some((uid, gid)) = map.map(IdMap::root) else { return Ok(()) };
+    for (name, _) in FILES {
+        let path = folder.join(name);
+        chown(&path, Some(uid), Some(gid)).map_err(|error| failed("set the owner of", &path, &error))?;
     }
     Ok(())
 }
@@ -97,7 +103,7 @@ pub(crate) fn mounts(inner: &Arc<Inner>, container: &Arc<Container>) -> Vec<(Pat
 }
 
 /// Puts secrets and configs into a memory file system of their own. Blocks.
-pub(crate) fn place(folder: &Path, files: &[InternalFile]) -> Result<Vec<PlacedFile>, Failure> {
+pub(crate) fn place(folder: &Path, files: &[InternalFile], map: Option<&IdMap>) -> Result<Vec<PlacedFile>, Failure> {
     if files.is_empty() {
         return Ok(Vec::new());
     }
@@ -107,14 +113,21 @@ pub(crate) fn place(folder: &Path, files: &[InternalFile]) -> Result<Vec<PlacedF
     let options = c"mode=0700";
     rustix::mount::mount("tmpfs", folder, "tmpfs", flags, options)
         .map_err(|error| failed("mount a memory file system at", folder, &error.into()))?;
-    let placed = files.iter().enumerate().map(|(index, file)| place_one(folder, index, file)).collect();
+    let placed = files.iter().enumerate().map(|(index, file)| place_one(folder, index, file, map)).collect();
     if let Err(Failure { .. }) = placed {
         remove(folder);
     }
     placed
 }
 
-fn place_one(folder: &Path, index: usize, file: &InternalFile) -> Result<PlacedFile, Failure> {
+fn place_one(folder: &Path, index: usize, file: &InternalFile, map: Option<&IdMap>) -> Result<PlacedFile, Failure> {
+    let owner = map.map_or(Some((file.uid, file.gid)), |map| map.owner_on_host((file.uid, file.gid)));
+    let Some((uid, gid)) = owner else {
+        return Err(Failure::invalid(format!(
+            "owner {}:{} of {} is outside of the containers' range of ids",
+            file.uid, file.gid, file.path
+        )));
+    };
     if !file.path.starts_with('/') {
         return Err(Failure::invalid(format!("the path of a secret or config must be absolute: {}", file.path)));
     }
@@ -126,7 +139,7 @@ fn place_one(folder: &Path, index: usize, file: &InternalFile) -> Result<PlacedF
         .mode(0o600)
         .open(&path)
         .and_then(|mut handle| handle.write_all(&file.data))
-        .and_then(|()| chown(&path, Some(file.uid), Some(file.gid)))
+        .and_then(|()| chown(&path, Some(uid), Some(gid)))
         // After the change of owner, which would clear set-id bits.
         .and_then(|()| {
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(file.mode & 0o7777))

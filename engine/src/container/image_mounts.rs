@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shoal_proto::error::Failure;
 
-use super::record::{MountKind, MountRecord};
+use super::record::{MountKind, MountRecord, Record};
 use crate::engine::Inner;
 use crate::snapshot::PrepareOptions;
 
@@ -19,10 +19,11 @@ pub(super) fn resolve(inner: &Inner, id: &str, mounts: &mut [MountRecord]) -> Re
 }
 
 /// Makes the snapshots. Blocks.
-pub(super) fn make(inner: &Inner, mounts: &[MountRecord]) -> Result<(), Failure> {
-    for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Image) {
+pub(super) fn make(inner: &Inner, record: &Record) -> Result<(), Failure> {
+    for mount in record.mounts.iter().filter(|mount| mount.kind == MountKind::Image) {
         // What is written to it nobody asks for after a power cut.
-        inner.snapshots.prepare(&mount.snapshot, &mount.layers, PrepareOptions { volatile: true })?;
+        let options = PrepareOptions { volatile: true, id_map: inner.id_map(&record.host_config).cloned() };
+        inner.snapshots.prepare(&mount.snapshot, &mount.layers, options)?;
     }
     Ok(())
 }

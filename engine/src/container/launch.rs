@@ -17,6 +17,7 @@ use crate::cdi;
 use crate::cgroup::Cgroup;
 use crate::engine::Inner;
 use crate::model::{ExecCreate, HostConfig};
+use crate::network::Sandbox;
 use crate::options::{BUILTIN_RUNTIME, LIBCONTAINER_RUNTIME};
 use crate::runtime::spec;
 use crate::runtime::user::{self, ContainerUser};
@@ -95,7 +96,7 @@ pub(crate) struct Disk {
 #[tracing::instrument(level = "debug", skip_all)]
 pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Disk, Failure> {
     let record = container.record().clone();
-    files::prepare(&record, &container.folder)?;
+    files::prepare(&record, &container.folder, inner.id_map(&record.host_config))?;
     let rootfs = inner.snapshots.describe(&record.id)?;
     let mut disk = Disk {
         user: user_of(inner, container, &record)?,
@@ -257,12 +258,12 @@ fn user_of(inner: &Arc<Inner>, container: &Arc<Container>, record: &Record) -> R
 pub(crate) async fn spawn(
     inner: &Arc<Inner>,
     record: &Record,
-    namespace: Option<PathBuf>,
+    sandbox: Option<Sandbox>,
     disk: Disk,
 ) -> Result<Shim, LaunchError> {
     let missing = || Failure::new(ErrorKind::Internal, "the container has no root file system");
     let rootfs = disk.rootfs.clone().ok_or_else(missing)?;
-    let input = spec_input::describe(inner, record, &disk, namespace, rootfs.target.clone(), disk.user.clone())?;
+    let input = spec_input::describe(inner, record, &disk, sandbox, rootfs.target.clone(), disk.user.clone())?;
     let mut built = spec::build(&input).map_err(|error| Failure::invalid(chain(&error)))?;
     disk.devices.apply(&mut built.spec)?;
     let runtime = runtime_of(inner, &record.host_config.runtime)?;
@@ -278,6 +279,7 @@ pub(crate) async fn spawn(
         log: disk.log,
         rootfs: Some(rootfs),
         cgroup: input.cgroup.clone(),
+        id_map: input.user_namespace.map(|(_, map)| map),
     };
     let folder = inner.shim_folder(&record.id);
     let shim = Shim::spawn(&inner.shim_program, &folder, &config, &built.spec, built.seccomp.as_deref()).await?;

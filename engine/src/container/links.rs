@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shoal_proto::error::Failure;
+use shoal_proto::error::{ErrorKind, Failure};
 
 use super::instance::Container;
 use super::record::Record;
@@ -84,6 +84,39 @@ pub(super) fn names(record: &Record) -> BTreeMap<String, String> {
     all.map(|link| (link.alias.to_ascii_lowercase(), link.target.to_ascii_lowercase())).collect()
 }
 
+/// Removes a link of a container on the default bridge: `container/alias`. What its process has of it in its environment stays.
+///
+/// # Errors
+/// In dockerd's words, when there is none.
+pub(super) async fn remove(inner: &Arc<Inner>, name: &str) -> Result<(), Failure> {
+    let missing = || Failure::not_found(format!("No such container: {name}"));
+    let Some((parent, alias)) = name.trim_start_matches('/').rsplit_once('/') else {
+        inner.containers.find(name)?;
+        let text = "Conflict, cannot remove the default link name of the container";
+        return Err(Failure::new(ErrorKind::Internal, text));
+    };
+    let parent = inner.containers.find(parent).map_err(|_| missing())?;
+    let _turn = parent.operation.lock().await;
+    {
+        let mut record = parent.record();
+        let host = &mut record.host_config;
+        let links = host.links.as_mut().filter(|_| is_default(&host.network_mode)).ok_or_else(missing)?;
+        let before = links.len();
+        links.retain(|text| !parse(text).is_ok_and(|link| link.alias == alias));
+        if links.len() == before {
+            return Err(missing());
+        }
+        if links.is_empty() {
+            host.links = None;
+        }
+    }
+    parent.store().await;
+    if parent.phase().has_process() {
+        files::rewrite_hosts(inner, &parent);
+    }
+    Ok(())
+}
+
 /// A container that another is linked to on the default bridge.
 #[derive(Debug, Clone)]
 struct Linked {
@@ -129,6 +162,14 @@ fn variables(own: &str, linked: &Linked) -> Vec<String> {
     if let Some((port, protocol)) = exposed.first() {
         all.push(format!("{alias}_PORT={protocol}://{address}:{port}"));
     }
+    for ((first, protocol), (last, of_last)) in runs(&exposed) {
+        let prefix = format!("{alias}_PORT_{first}");
+        let (name, end) = (protocol.to_ascii_uppercase(), of_last.to_ascii_uppercase());
+        all.push(format!("{prefix}_{name}_START={protocol}://{address}:{first}"));
+        all.push(format!("{prefix}_{name}_PORT_START={first}"));
+        all.push(format!("{prefix}_{end}_END={of_last}://{address}:{last}"));
+        all.push(format!("{prefix}_{end}_PORT_END={last}"));
+    }
     for (port, protocol) in &exposed {
         let name = format!("{alias}_PORT_{port}_{}", protocol.to_ascii_uppercase());
         all.push(format!("{name}={protocol}://{address}:{port}"));
@@ -141,6 +182,25 @@ fn variables(own: &str, linked: &Linked) -> Vec<String> {
     let private = |entry: &&String| entry.starts_with("HOME=") || entry.starts_with("PATH=");
     all.extend(theirs.filter(|entry| !private(entry)).map(|entry| format!("{alias}_ENV_{entry}")));
     all
+}
+
+/// First and last of three ports or more that follow each other, as dockerd finds them: of a number that is there for two
+/// protocols both count, and the sum is what must not have a gap.
+fn runs<'a>(exposed: &[(u16, &'a str)]) -> Vec<((u16, &'a str), (u16, &'a str))> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    while let Some(first) = exposed.get(start) {
+        let follows = |(step, (port, _)): &(usize, &(u16, &str))| usize::from(*port) <= usize::from(first.0) + step;
+        let length = exposed[start..].iter().enumerate().take_while(follows).count();
+        match exposed.get(start + length - 1) {
+            Some(last) if length > 2 => {
+                found.push((*first, *last));
+                start += length;
+            }
+            _ => start += 1,
+        }
+    }
+    found
 }
 
 /// Entries of the hosts file, `names:address`. Who does not run has none.
@@ -202,6 +262,26 @@ mod tests {
         let found: Vec<_> = names(&subject).into_iter().collect();
         let expected = [("fast", "cache"), ("store", "db")];
         assert_eq!(found, expected.map(|(alias, target)| (alias.to_owned(), target.to_owned())));
+    }
+
+    #[test]
+    fn ports_that_follow_each_other_have_a_start_and_an_end() {
+        let mut other = record(&"2".repeat(64), "db");
+        let ports = ["100-103/tcp", "100/udp", "200/tcp", "201/tcp"];
+        other.config.exposed_ports = Some(ports.map(|port| (port.to_owned(), Default::default())).into());
+        let linked = Linked { alias: "db".to_owned(), address: "172.17.0.2".to_owned(), record: other };
+        let all = variables("web", &linked);
+        let of_runs: Vec<_> = all.iter().filter(|text| text.contains("START=") || text.contains("END=")).collect();
+        assert_eq!(
+            of_runs,
+            [
+                "DB_PORT_100_TCP_START=tcp://172.17.0.2:100",
+                "DB_PORT_100_TCP_PORT_START=100",
+                "DB_PORT_100_TCP_END=tcp://172.17.0.2:103",
+                "DB_PORT_100_TCP_PORT_END=103",
+            ]
+        );
+        assert_eq!(all.iter().filter(|text| text.contains("_PROTO=")).count(), 7, "{all:?}");
     }
 
     #[test]

@@ -4,7 +4,6 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use shoal_proto::error::{ErrorKind, Failure};
@@ -17,7 +16,7 @@ use super::teardown::Teardowns;
 use super::{endpoint, links, ports};
 use crate::engine::Inner;
 use crate::model::{EndpointSettings, NetworkingConfig};
-use crate::network::{EndpointInfo, OverlayAttachment, PortPublish, SandboxOptions};
+use crate::network::{EndpointInfo, OverlayAttachment, PortPublish, Sandbox, SandboxOptions, SandboxUser};
 
 /// Where a container's network is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,13 +113,13 @@ pub(crate) fn sandbox_options(inner: &Inner, record: &Record) -> SandboxOptions 
 
 /// The namespace of a container that is about to start; `None` is the host's. Made here when it is its own.
 #[tracing::instrument(level = "debug", skip_all)]
-pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Option<PathBuf>, Failure> {
+pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Option<Sandbox>, Failure> {
     match mode(record) {
         Mode::Host => Ok(None),
         Mode::Own(_) => {
             inner.teardowns.of(&record.id).await;
-            let sandbox = inner.networks.create_sandbox(&record.id, sandbox_options(inner, record)).await?;
-            Ok(Some(sandbox.path))
+            let (options, user) = (sandbox_options(inner, record), user_namespace(inner, record)?);
+            Ok(Some(inner.networks.create_sandbox(&record.id, options, user).await?))
         }
         Mode::Shared(other) => {
             let other = inner.containers.find(&other)?;
@@ -132,9 +131,33 @@ pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Opt
             }
             // Without a namespace to join there is no start: the host's would be the wrong one.
             let missing = || Failure::conflict(format!("container {} has no network namespace to join", other.id));
-            inner.networks.sandbox(&other.id).map(|sandbox| Some(sandbox.path)).ok_or_else(missing)
+            let sandbox = inner.networks.sandbox(&other.id).ok_or_else(missing)?;
+            if sandbox.user.is_none() && inner.id_map(&record.host_config).is_some() {
+                return Err(other_user_namespace("network", &other.id));
+            }
+            Ok(Some(sandbox))
         }
     }
+}
+
+/// The user namespace that a container's network is to belong to. As dockerd: whoever shares processes or IPC with another
+/// container is in its user namespace, too.
+fn user_namespace(inner: &Arc<Inner>, record: &Record) -> Result<SandboxUser, Failure> {
+    let host = &record.host_config;
+    if inner.id_map(host).is_none() {
+        return Ok(SandboxUser::Host);
+    }
+    for (mode, what) in [(&host.pid_mode, "PID namespace"), (&host.ipc_mode, "IPC namespace")] {
+        let Some(other) = mode.strip_prefix("container:") else { continue };
+        let other = owner(inner, &inner.containers.find(other)?);
+        let user = inner.networks.sandbox(&other.id).and_then(|sandbox| sandbox.user);
+        return user.map(SandboxUser::Of).ok_or_else(|| other_user_namespace(what, &other.id));
+    }
+    Ok(SandboxUser::Own)
+}
+
+fn other_user_namespace(what: &str, id: &str) -> Failure {
+    Failure::conflict(format!("cannot share the {what} of container {id}: it is in the host's user namespace"))
 }
 
 /// The container whose namespace this one uses; itself mostly.

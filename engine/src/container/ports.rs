@@ -1,7 +1,6 @@
 //! Ports: parsing what users write, and showing what was published.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use shoal_proto::error::Failure;
 use shoal_proto::spec::Protocol;
@@ -60,10 +59,10 @@ pub fn publish_list(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<P
         let bindings = bindings.as_deref().unwrap_or_default();
         let chosen_by_node = [PortBinding::default()];
         let bindings = if bindings.is_empty() { &chosen_by_node[..] } else { bindings };
-        // "Every address of version 6" beside one of version 4 is what others show for a port that was asked for on every
-        // address: with the latter nothing is lost.
+        // Every address of one version, beside every address of both, is said twice.
         let beside = |binding: &PortBinding| {
-            bindings.iter().any(|other| !other.host_ip.contains(':')) && binding.host_ip == "::"
+            let same = |other: &PortBinding| other.host_ip.is_empty() && other.host_port == binding.host_port;
+            matches!(binding.host_ip.as_str(), "0.0.0.0" | "::") && bindings.iter().any(same)
         };
         for binding in bindings.iter().filter(|binding| !beside(binding)) {
             list.push(publish_one(container_port, protocol, binding)?);
@@ -84,17 +83,8 @@ pub fn publish_list(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<P
 
 fn publish_one(container_port: u16, protocol: Protocol, binding: &PortBinding) -> Result<PortPublish, Failure> {
     let host_ip = match binding.host_ip.as_str() {
-        "" | "0.0.0.0" => None,
-        text => match text.parse::<std::net::IpAddr>() {
-            Ok(std::net::IpAddr::V4(address)) => Some(address),
-            Ok(std::net::IpAddr::V6(_)) => {
-                return Err(Failure::invalid(format!(
-                    "cannot publish port {container_port} on {text}: ports are published on IPv4 addresses only, leave the \
-                     address out or give one of these"
-                )));
-            }
-            Err(_) => return Err(Failure::invalid(format!("invalid IP address: {text}"))),
-        },
+        "" => None,
+        text => Some(text.parse().map_err(|_| Failure::invalid(format!("invalid IP address: {text}")))?),
     };
     let (host_port, host_port_end) = match binding.host_port.as_str() {
         "" => (0, 0),
@@ -147,9 +137,6 @@ pub fn matches<'a>(wanted: &str, mut ports: impl Iterator<Item = &'a str>) -> bo
     ports.any(|port| parse_port(port).is_ok_and(|(have, _, of)| of == protocol && (first..=last).contains(&have)))
 }
 
-/// The address of a host that means every address.
-pub const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,10 +157,15 @@ mod tests {
             &host(&[("80/tcp", "", "8080"), ("80/tcp", "127.0.0.1", "9000-9010"), ("80/tcp", "::", "8080")]),
         )
         .unwrap();
-        assert_eq!(list.len(), 2, "version 6 beside version 4 is left out: {list:?}");
+        assert_eq!(list.len(), 2, "every address of version 6 is among every address: {list:?}");
         assert_eq!((list[0].host_port, list[0].container_port), (8080, 80));
         assert_eq!((list[1].host_port, list[1].host_port_end), (9000, 9010));
-        assert_eq!(list[1].host_ip, Some(Ipv4Addr::LOCALHOST));
+        let addrs: Vec<_> = list.iter().map(|one| one.host_ip).collect();
+        assert_eq!(addrs, [None, Some("127.0.0.1".parse().unwrap())]);
+        let split = host(&[("80/tcp", "0.0.0.0", "1"), ("80/tcp", "::", "1"), ("80/tcp", "::1", "2")]);
+        let list = publish_list(&ContainerConfig::default(), &split).unwrap();
+        let addrs: Vec<_> = list.iter().filter_map(|one| one.host_ip).map(|addr| addr.to_string()).collect();
+        assert_eq!(addrs, ["0.0.0.0", "::", "::1"]);
     }
 
     #[test]
@@ -192,20 +184,25 @@ mod tests {
         }
         assert!(publish_list(&ContainerConfig::default(), &host(&[("80/tcp", "", "x")])).is_err());
         assert!(publish_list(&ContainerConfig::default(), &host(&[("80/tcp", "nope", "1")])).is_err());
-        let failure = publish_list(&ContainerConfig::default(), &host(&[("80/tcp", "::1", "1")])).unwrap_err();
-        assert!(failure.message.contains("IPv4 addresses only"), "{failure}");
     }
 
     #[test]
     fn shown_as_docker_shows_them() {
         let exposed = [("80/tcp".to_owned(), Default::default()), ("443/tcp".to_owned(), Default::default())];
         let config = ContainerConfig { exposed_ports: Some(exposed.into()), ..ContainerConfig::default() };
-        let published = [PublishedPort { host_ip: ANY, host_port: 8080, container_port: 80, protocol: Protocol::Tcp }];
+        let at = |addr: &str| PublishedPort {
+            host_ip: addr.parse().unwrap(),
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let published = [at("0.0.0.0"), at("::")];
         let map = published_map(&config, &published);
         assert_eq!(map["443/tcp"], None);
         let ports = summary(&map);
         assert_eq!(ports[0], Port { private_port: 443, kind: "tcp".to_owned(), ..Port::default() });
         assert_eq!((ports[1].ip.as_str(), ports[1].public_port), ("0.0.0.0", 8080));
+        assert_eq!((ports[2].ip.as_str(), ports[2].public_port), ("::", 8080));
         assert!(matches("80", map.keys().map(String::as_str)));
         assert!(matches("400-500/tcp", map.keys().map(String::as_str)));
         assert!(!matches("80/udp", map.keys().map(String::as_str)));

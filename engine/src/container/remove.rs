@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shoal_proto::error::{ErrorKind, Failure};
+use shoal_proto::error::Failure;
 use tokio::sync::MutexGuard;
 
 use super::api::RemoveOptions;
@@ -22,12 +22,6 @@ pub(crate) async fn remove(
     container: &Arc<Container>,
     options: RemoveOptions,
 ) -> Result<(), Failure> {
-    if options.link {
-        return Err(Failure::new(
-            ErrorKind::NotImplemented,
-            "a link cannot be removed without its container: make that one anew",
-        ));
-    }
     // Its own end must not remove it as well.
     let _kept = container.keep();
     loop {

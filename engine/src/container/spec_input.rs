@@ -10,7 +10,9 @@ use super::record::{MountKind, Record};
 use crate::cgroup::limits::{DeviceWeight, Limits, Throttle};
 use crate::engine::Inner;
 use crate::model::{HostConfig, ThrottleDevice};
+use crate::network::Sandbox;
 use crate::options::{ContainerDefaults, INNER_RUNTIMES, SeccompDefault};
+use crate::remap::IdMap;
 use crate::runtime::spec::{
     CapabilityChange, DeviceInput, MountInput, MountKind as SpecMount, NamespaceMode, Propagation, SeccompChoice, Shm,
     SpecInput, UlimitInput,
@@ -28,13 +30,14 @@ pub(crate) fn describe(
     inner: &Arc<Inner>,
     record: &Record,
     disk: &Disk,
-    namespace: Option<PathBuf>,
+    sandbox: Option<Sandbox>,
     rootfs: PathBuf,
     user: ContainerUser,
 ) -> Result<SpecInput, Failure> {
     let (config, host) = (&record.config, &record.host_config);
     let security = Security::read(&inner.current().containers, host)?;
     let (ipc, shm) = ipc(inner, host)?;
+    let user_namespace = user_namespace(inner, host, sandbox.as_ref(), &user)?;
     let mut args = vec![record.path.clone()];
     args.extend(record.args.iter().cloned());
     Ok(SpecInput {
@@ -61,8 +64,10 @@ pub(crate) fn describe(
         privileged: host.privileged,
         mounts: mounts(record, disk)?,
         shm,
-        default_network_sysctls: namespace.is_some(),
-        network: namespace.map_or(NamespaceMode::Host, NamespaceMode::Join),
+        // Those of a network that belongs to a user namespace were set when it was made, and its ids do not go so far.
+        default_network_sysctls: sandbox.is_some() && user_namespace.is_none(),
+        network: sandbox.map_or(NamespaceMode::Host, |sandbox| NamespaceMode::Join(sandbox.path)),
+        user_namespace,
         ipc,
         pid: pid(inner, host)?,
         uts: if host.uts_mode == "host" { NamespaceMode::Host } else { NamespaceMode::Private },
@@ -91,6 +96,27 @@ pub(crate) fn describe(
         cgroup: super::launch::cgroup_of(inner, record),
         limits: limits(host)?,
     })
+}
+
+/// The user namespace and its ids, which the process's have to be among.
+fn user_namespace(
+    inner: &Inner,
+    host: &HostConfig,
+    sandbox: Option<&Sandbox>,
+    user: &ContainerUser,
+) -> Result<Option<(PathBuf, IdMap)>, Failure> {
+    let Some(map) = inner.id_map(host) else { return Ok(None) };
+    // Without one to join there is no start: the host's would be the wrong one.
+    let missing = || Failure::conflict("the container has no user namespace to join");
+    let path = sandbox.and_then(|sandbox| sandbox.user.clone()).ok_or_else(missing)?;
+    let groups = std::iter::once(user.gid).chain(user.additional_gids.iter().copied());
+    if let Some(gid) = groups.into_iter().find(|gid| map.owner_on_host((user.uid, *gid)).is_none()) {
+        return Err(Failure::invalid(format!(
+            "user {} with group {gid} is outside of the range of ids of --userns-remap",
+            user.uid
+        )));
+    }
+    Ok(Some((path, map.clone())))
 }
 
 /// The init of `--init`. The built-in runtime is it itself; a runtime binary needs a static program.

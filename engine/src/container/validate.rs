@@ -11,7 +11,7 @@ mod platform;
 use super::signal;
 use crate::cdi;
 use crate::model::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy, UpdateRequest};
-use crate::options::{EngineOptions, INNER_RUNTIMES};
+use crate::options::{EngineOptions, INNER_RUNTIMES, LIBCONTAINER_RUNTIME};
 use crate::runtime::capabilities;
 
 const MIB: i64 = 1024 * 1024;
@@ -117,6 +117,7 @@ pub fn host_config(
     super::spec_input::check_security(&options.containers, host)?;
     logging::LogOptions::read(&host.log_config)?;
     namespaces(config, host)?;
+    remapped(options, host)?;
     super::ports::publish_list(config, host)?;
     for entry in host.extra_hosts.iter().flatten() {
         extra_host(entry)?;
@@ -241,6 +242,30 @@ fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<(), Failure
     Ok(())
 }
 
+/// What does not go together with a user namespace, in dockerd's words.
+fn remapped(options: &EngineOptions, host: &HostConfig) -> Result<(), Failure> {
+    if options.remap.is_none() || host.userns_mode == "host" {
+        return Ok(());
+    }
+    if host.privileged {
+        return invalid(
+            "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when \
+             running privileged mode",
+        );
+    }
+    if host.network_mode == "host" {
+        return invalid("cannot share the host's network namespace when user namespaces are enabled");
+    }
+    if host.pid_mode == "host" {
+        return invalid("cannot share the host PID namespace when user namespaces are enabled");
+    }
+    let runtime = if host.runtime.is_empty() { &options.default_runtime } else { &host.runtime };
+    if runtime == LIBCONTAINER_RUNTIME {
+        return invalid("the runtime libcontainer has no user namespaces: choose another one, or --userns=host");
+    }
+    Ok(())
+}
+
 fn extra_host(entry: &str) -> Result<(), Failure> {
     let bad = || Failure::invalid(format!("bad format for add-host: \"{entry}\""));
     let (name, address) = entry.split_once([':', '=']).ok_or_else(bad)?;
@@ -265,6 +290,9 @@ pub fn fill_in(options: &EngineOptions, host: &mut HostConfig) {
     if host.log_config.kind.is_empty() {
         "json-file".clone_into(&mut host.log_config.kind);
     }
+    // As dockerd: what says that there is no limit is as good as nothing.
+    host.pids_limit = host.pids_limit.filter(|limit| *limit > 0);
+    host.memory_swappiness = host.memory_swappiness.filter(|value| *value != -1);
     if host.ipc_mode.is_empty() {
         "private".clone_into(&mut host.ipc_mode);
     }
@@ -459,6 +487,11 @@ mod tests {
         let mut host = HostConfig { privileged: true, ..HostConfig::default() };
         fill_in(&EngineOptions::default(), &mut host);
         assert_eq!(host.masked_paths, Some(Vec::new()));
+        for (said, kept) in [(0, None), (-1, None), (5, Some(5))] {
+            let mut host = HostConfig { pids_limit: Some(said), memory_swappiness: Some(-1), ..HostConfig::default() };
+            fill_in(&EngineOptions::default(), &mut host);
+            assert_eq!((host.pids_limit, host.memory_swappiness), (kept, None));
+        }
     }
 
     #[test]

@@ -135,6 +135,9 @@ fn security_options(options: &EngineOptions) -> Vec<String> {
     if defaults.no_new_privileges {
         shown.push("name=no-new-privileges".to_owned());
     }
+    if options.remap.is_some() {
+        shown.push("name=userns".to_owned());
+    }
     if defaults.cgroupns_mode == "private" || (defaults.cgroupns_mode.is_empty() && Cgroups::of_host().is_unified()) {
         shown.push("name=cgroupns".to_owned());
     }

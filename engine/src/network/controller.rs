@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
+use shoal_engine_sys::netns;
 use shoal_proto::assignment::NetworkRecord;
 use shoal_proto::error::{ErrorKind, Failure};
 use shoal_proto::id::NetworkId;
@@ -15,7 +16,7 @@ use super::error::Result as NetworkResult;
 use super::state::{Target, lock};
 use super::types::{
     ClusterNetworkState, EndpointInfo, EndpointOptions, NetworkOptions, NetworkStatus, OverlayAttachment, PortPublish,
-    Sandbox, SandboxOptions,
+    Sandbox, SandboxOptions, SandboxUser,
 };
 use super::{files, inspect, resync};
 use crate::model::Filters;
@@ -164,9 +165,14 @@ impl NetworkController {
     ///
     /// # Errors
     /// The id is in use, or the kernel refuses.
-    pub async fn create_sandbox(&self, id: &str, options: SandboxOptions) -> Result<Sandbox, Failure> {
+    pub async fn create_sandbox(
+        &self,
+        id: &str,
+        options: SandboxOptions,
+        user: SandboxUser,
+    ) -> Result<Sandbox, Failure> {
         let id = id.to_owned();
-        let made = self.run(move |core| core.create_sandbox(&id, options)).await;
+        let made = self.run(move |core| core.create_sandbox(&id, options, &user)).await;
         refill(&self.core);
         made
     }
@@ -174,7 +180,8 @@ impl NetworkController {
     /// A sandbox that exists and has a namespace of its own.
     pub fn sandbox(&self, id: &str) -> Option<Sandbox> {
         let live = lock(&self.core.state).live.get(id).cloned()?;
-        Some(Sandbox { id: id.to_owned(), path: live.path.clone() })
+        let user = self.core.user_path(id);
+        Some(Sandbox { id: id.to_owned(), path: live.path.clone(), user: netns::is_bound(&user).then_some(user) })
     }
 
     /// Puts a sandbox on a local network and publishes its ports. On `host` and `none` it is only noted, and for `host`

@@ -1,7 +1,7 @@
 //! The state, the sockets, and the steps that everything else is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +19,8 @@ use super::disk::Disk;
 use super::dns::server::{NameServer, Shared, Sockets};
 use super::error::{NetworkError, Result};
 use super::overlay::device::Overlay;
+use super::ports::PortKey;
+use super::relay::Dial;
 use super::rules::host::{BridgeRules, HostRules, MeshPort, lost_backends};
 use super::spares::Fresh;
 use super::state::{LiveSandbox, SandboxKernel, State, lock, rotation};
@@ -82,6 +84,16 @@ pub(super) struct Core {
 
 /// The network of the routing mesh, this node's address on it, and the prefix length of its subnet.
 pub(super) type Ingress = (NetworkId, Ipv4Addr, u8);
+
+/// The ports of IPv6, and where they lead.
+fn relays(published: &[(PublishedPort, Ipv4Addr)]) -> BTreeMap<PortKey, SocketAddrV4> {
+    let of_version_6 = published.iter().filter(|(port, _)| port.host_ip.is_ipv6());
+    let lead = of_version_6.map(|(port, addr)| {
+        let key = PortKey { protocol: port.protocol, port: port.host_port, host_ip: port.host_ip };
+        (key, SocketAddrV4::new(*addr, port.container_port))
+    });
+    lead.collect()
+}
 
 impl Core {
     /// Opens sockets and folders. Must run inside a runtime.
@@ -257,7 +269,13 @@ impl Core {
     /// The kernel's.
     pub(super) fn sync_host_rules(&self) -> Result<()> {
         let mut table = lock(&self.rules);
-        let wanted = self.host_rules(&lock(&self.state));
+        let dial = Dial { namespace: self.options.host_netns.clone() };
+        let wanted = self.at_home(|| {
+            let mut state = lock(&self.state);
+            let wanted = self.host_rules(&state);
+            state.ports.relay(&relays(&wanted.published), &dial, &self.runtime);
+            wanted
+        })?;
         table.apply(&wanted.ruleset())?;
         let mut applied = lock(&self.mesh_applied);
         let lost = lost_backends(&applied, &wanted.mesh);

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
-use shoal_engine_sys::socket::{Transport, hold_port};
+use shoal_engine_sys::socket::{Transport, hold_port, serve_port};
 use shoal_proto::error::{ErrorKind, Failure};
 use shoal_proto::spec::Protocol;
+use tokio::runtime::Handle;
 
+use super::relay::{Dial, Relay};
 use super::types::{PortPublish, PublishedPort};
 
 /// First and last port that the node chooses itself.
@@ -22,13 +24,24 @@ pub(super) struct PortKey {
     /// Port.
     pub port: u16,
     /// Host address; unspecified is every address.
-    pub host_ip: Ipv4Addr,
+    pub host_ip: IpAddr,
+}
+
+/// What keeps a port.
+#[derive(Debug)]
+enum Held {
+    /// Nothing: somebody else has it, or there are no such sockets.
+    Noted,
+    /// A socket that nobody serves, of IPv6 not yet.
+    Socket(OwnedFd),
+    /// Its relay.
+    Relay(Relay),
 }
 
 /// The host ports in use.
 #[derive(Debug, Default)]
 pub(super) struct PortTable {
-    held: BTreeMap<PortKey, Option<OwnedFd>>,
+    held: BTreeMap<PortKey, Held>,
     next: u16,
 }
 
@@ -45,23 +58,34 @@ enum Refusal {
     Others(io::Error),
 }
 
+/// Has the host no such version of IP, or no protocol for it?
+fn has_no_version(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
+}
+
 impl PortTable {
     fn clashes(&self, key: PortKey) -> bool {
-        let low = PortKey { host_ip: Ipv4Addr::UNSPECIFIED, ..key };
-        let high = PortKey { host_ip: Ipv4Addr::BROADCAST, ..key };
-        self.held.range(low..=high).any(|(other, _)| {
-            other.host_ip == key.host_ip || other.host_ip.is_unspecified() || key.host_ip.is_unspecified()
-        })
+        let low = PortKey { host_ip: Ipv4Addr::UNSPECIFIED.into(), ..key };
+        let high = PortKey { host_ip: Ipv6Addr::from([0xff; 16]).into(), ..key };
+        self.held.range(low..=high).filter(|(other, _)| other.host_ip.is_ipv4() == key.host_ip.is_ipv4()).any(
+            |(other, _)| other.host_ip == key.host_ip || other.host_ip.is_unspecified() || key.host_ip.is_unspecified(),
+        )
     }
 
     fn try_take(&mut self, key: PortKey) -> Result<(), Refusal> {
         if self.clashes(key) {
             return Err(Refusal::Ours);
         }
-        match hold_port(transport(key.protocol), key.host_ip, key.port) {
-            Ok(socket) => self.held.insert(key, Some(socket)),
+        let taken = match key.host_ip {
+            IpAddr::V4(addr) => hold_port(transport(key.protocol), addr, key.port),
+            IpAddr::V6(addr) => serve_port(transport(key.protocol), addr, key.port),
+        };
+        match taken {
+            Ok(socket) => self.held.insert(key, Held::Socket(socket)),
             // Without SCTP sockets in the kernel there is nobody to hold the port against.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.held.insert(key, None),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported && key.host_ip.is_ipv4() => {
+                self.held.insert(key, Held::Noted)
+            }
             Err(error) => return Err(Refusal::Others(error)),
         };
         Ok(())
@@ -75,7 +99,7 @@ impl PortTable {
         let mut taken = Vec::with_capacity(wishes.len());
         for wish in wishes {
             match self.take_one(wish) {
-                Ok(port) => taken.push(port),
+                Ok(ports) => taken.extend(ports),
                 Err(failure) => {
                     self.give_back(&taken);
                     return Err(failure);
@@ -85,23 +109,40 @@ impl PortTable {
         Ok(taken)
     }
 
-    fn take_one(&mut self, wish: &PortPublish) -> Result<PublishedPort, Failure> {
-        let host_ip = wish.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let key = |port| PortKey { protocol: wish.protocol, port, host_ip };
-        let published = |host_port| PublishedPort {
-            host_ip,
-            host_port,
-            container_port: wish.container_port,
-            protocol: wish.protocol,
-        };
+    /// The same port on all of these addresses; one where the host has none of the version is left out, if it is not the only
+    /// one.
+    fn try_all(&mut self, wish: &PortPublish, addrs: &[IpAddr], port: u16) -> Result<Vec<PublishedPort>, Refusal> {
+        let mut taken = Vec::new();
+        for host_ip in addrs.iter().copied() {
+            match self.try_take(PortKey { protocol: wish.protocol, port, host_ip }) {
+                Ok(()) => taken.push(PublishedPort {
+                    host_ip,
+                    host_port: port,
+                    container_port: wish.container_port,
+                    protocol: wish.protocol,
+                }),
+                Err(Refusal::Others(error)) if !taken.is_empty() && has_no_version(&error) => {}
+                Err(why) => {
+                    self.give_back(&taken);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_one(&mut self, wish: &PortPublish) -> Result<Vec<PublishedPort>, Failure> {
+        const ALL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let one = wish.host_ip.map(|addr| [addr]);
+        let addrs = one.as_ref().map_or(&ALL[..], |one| &one[..]);
         if wish.host_port == 0 {
-            return self.choose(key).map(published);
+            return self.choose(wish, addrs);
         }
         let last = wish.host_port_end.max(wish.host_port);
         let mut refusal = None;
         for port in wish.host_port..=last {
-            match self.try_take(key(port)) {
-                Ok(()) => return Ok(published(port)),
+            match self.try_all(wish, addrs, port) {
+                Ok(taken) => return Ok(taken),
                 Err(why) => refusal = Some((port, why)),
             }
         }
@@ -111,19 +152,29 @@ impl PortTable {
             Refusal::Others(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 "address already in use by another process".to_owned()
             }
+            Refusal::Others(error) if error.kind() == io::ErrorKind::Unsupported => {
+                "the host cannot serve it there (SCTP is published on addresses of IPv4 alone)".to_owned()
+            }
             Refusal::Others(error) => error.to_string(),
         };
+        let host_ip = addrs[0];
+        let host_ip = if host_ip.is_ipv6() { format!("[{host_ip}]") } else { host_ip.to_string() };
         let range = if last == port { port.to_string() } else { format!("{}-{last}", wish.host_port) };
         Err(Failure::new(ErrorKind::Internal, format!("Bind for {host_ip}:{range} failed: {why}")))
     }
 
-    fn choose(&mut self, key: impl Fn(u16) -> PortKey) -> Result<u16, Failure> {
+    fn choose(&mut self, wish: &PortPublish, addrs: &[IpAddr]) -> Result<Vec<PublishedPort>, Failure> {
         let (first, last) = CHOSEN;
         for _ in first..=last {
             let port = self.next.clamp(first, last);
             self.next = if port == last { first } else { port + 1 };
-            if self.try_take(key(port)).is_ok() {
-                return Ok(port);
+            match self.try_all(wish, addrs, port) {
+                Ok(taken) => return Ok(taken),
+                // It is no better with any other port.
+                Err(Refusal::Others(error)) if has_no_version(&error) => {
+                    return Err(Failure::new(ErrorKind::Internal, format!("cannot publish on {}: {error}", addrs[0])));
+                }
+                Err(_) => {}
             }
         }
         Err(Failure::new(ErrorKind::Internal, "all ports are allocated"))
@@ -135,7 +186,28 @@ impl PortTable {
         for port in ports {
             let key = PortKey { protocol: port.protocol, port: port.host_port, host_ip: port.host_ip };
             if self.try_take(key).is_err() {
-                self.held.entry(key).or_insert(None);
+                self.held.entry(key).or_insert(Held::Noted);
+            }
+        }
+    }
+
+    /// Serves the ports of IPv6: each leads to an address of IPv4.
+    pub(super) fn relay(&mut self, wanted: &BTreeMap<PortKey, SocketAddrV4>, dial: &Dial, runtime: &Handle) {
+        for (key, held) in &mut self.held {
+            let (IpAddr::V6(addr), Some(target)) = (key.host_ip, wanted.get(key)) else { continue };
+            let socket = match std::mem::replace(held, Held::Noted) {
+                Held::Relay(relay) if relay.target() == *target => {
+                    *held = Held::Relay(relay);
+                    continue;
+                }
+                Held::Socket(socket) => Ok(socket),
+                // It led elsewhere, or somebody else had the port when it was taken.
+                Held::Relay(_) | Held::Noted => serve_port(transport(key.protocol), addr, key.port),
+            };
+            let relay = socket.and_then(|socket| Relay::start(socket, key.protocol, *target, dial.clone(), runtime));
+            match relay {
+                Ok(relay) => *held = Held::Relay(relay),
+                Err(error) => tracing::warn!(port = key.port, %addr, %error, "a published port is not served"),
             }
         }
     }
@@ -145,7 +217,7 @@ impl PortTable {
     /// # Errors
     /// When a container of this node publishes it, or another process has it.
     pub(super) fn take_mesh(&mut self, protocol: Protocol, port: u16) -> Result<(), String> {
-        let key = PortKey { protocol, port, host_ip: Ipv4Addr::UNSPECIFIED };
+        let key = PortKey { protocol, port, host_ip: Ipv4Addr::UNSPECIFIED.into() };
         match self.try_take(key) {
             Ok(()) => Ok(()),
             Err(Refusal::Ours) => {
@@ -164,7 +236,7 @@ impl PortTable {
 
     /// Gives a port of the routing mesh back.
     pub(super) fn give_back_mesh(&mut self, protocol: Protocol, port: u16) {
-        self.held.remove(&PortKey { protocol, port, host_ip: Ipv4Addr::UNSPECIFIED });
+        self.held.remove(&PortKey { protocol, port, host_ip: Ipv4Addr::UNSPECIFIED.into() });
     }
 }
 
@@ -195,13 +267,43 @@ mod tests {
     fn one_address_clashes_with_all_addresses_but_not_with_another() {
         let mut table = PortTable::default();
         let port = free_port();
-        let at =
-            |addr: [u8; 4]| PortPublish { host_ip: Some(addr.into()), ..PortPublish::new(port, 80, Protocol::Tcp) };
+        let at = |addr: [u8; 4]| PortPublish {
+            host_ip: Some(Ipv4Addr::from(addr).into()),
+            ..PortPublish::new(port, 80, Protocol::Tcp)
+        };
         table.take(&[at([127, 0, 0, 1])]).unwrap();
         table.take(&[at([127, 0, 0, 2])]).unwrap();
         assert!(table.take(&[at([127, 0, 0, 1])]).is_err());
         assert!(table.take(&[PortPublish::new(port, 80, Protocol::Tcp)]).is_err());
         table.take(&[PortPublish::new(port, 80, Protocol::Udp)]).unwrap();
+    }
+
+    #[test]
+    fn every_address_is_of_both_versions() {
+        if std::net::TcpListener::bind("[::1]:0").is_err() {
+            eprintln!("SKIPPED: this host has no IPv6");
+            return;
+        }
+        let mut table = PortTable::default();
+        let port = free_port();
+        let shown =
+            |ports: &[PublishedPort]| -> Vec<String> { ports.iter().map(|port| port.host_ip.to_string()).collect() };
+        let both = table.take(&[PortPublish::new(port, 80, Protocol::Tcp)]).unwrap();
+        assert_eq!(shown(&both), ["0.0.0.0", "::"]);
+        let local =
+            PortPublish { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..PortPublish::new(port, 80, Protocol::Tcp) };
+        let failure = table.take(&[local.clone()]).unwrap_err();
+        assert_eq!(failure.message, format!("Bind for [::1]:{port} failed: port is already allocated"));
+        table.give_back(&both);
+        let one = table.take(&[local]).unwrap();
+        assert_eq!(shown(&one), ["::1"]);
+        // A chosen port is the same for both, and SCTP is there for one only.
+        let chosen = table.take(&[PortPublish::new(0, 80, Protocol::Udp)]).unwrap();
+        assert!(chosen.len() == 2 && chosen[0].host_port == chosen[1].host_port, "{chosen:?}");
+        assert_eq!(shown(&table.take(&[PortPublish::new(port, 80, Protocol::Sctp)]).unwrap()), ["0.0.0.0"]);
+        let sctp =
+            PortPublish { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..PortPublish::new(port, 80, Protocol::Sctp) };
+        assert!(table.take(&[sctp]).unwrap_err().message.contains("SCTP is published on addresses of IPv4 alone"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::dns::forward::read_servers;
 use super::dns::zone::Zone;
 use super::error::{Collected, NetworkError, Result};
 use super::overlay::device::Overlay;
-use super::sandbox::OVERLAY_PREFIX;
+use super::sandbox::{OVERLAY_PREFIX, USER_PREFIX};
 use super::state::{LiveSandbox, SandboxKernel, SandboxRecord, State, Target, lock};
 use super::types::NetworkStatus;
 
@@ -236,7 +236,8 @@ impl Core {
         }
         for entry in std::fs::read_dir(self.netns_folder()).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with(OVERLAY_PREFIX) && !lock(&self.state).records.contains_key(&name) {
+            let id = name.strip_prefix(USER_PREFIX).unwrap_or(&name);
+            if !name.starts_with(OVERLAY_PREFIX) && !lock(&self.state).records.contains_key(id) {
                 let path = entry.path();
                 errors.note(netns::unbind(&path).map_err(NetworkError::io(format!("unbind {}", path.display()))));
             }

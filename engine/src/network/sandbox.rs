@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use shoal_engine_sys::netlink::address::{self, Address};
@@ -19,19 +20,29 @@ use super::error::{Collected, NetworkError, Result};
 use super::overlay::device::vanished;
 use super::spares::Fresh;
 use super::state::{Endpoint, LiveSandbox, SandboxKernel, SandboxRecord, State, Target, lock};
-use super::types::{EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, Sandbox, SandboxOptions};
+use super::types::{
+    EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, Sandbox, SandboxOptions, SandboxUser,
+};
 
 /// Beginning of the names of namespaces that belong to cluster networks.
 pub(super) const OVERLAY_PREFIX: &str = "overlay-";
+/// The same for the user namespaces of sandboxes.
+pub(super) const USER_PREFIX: &str = "user-";
 const MAX_ID: usize = 128;
 
 fn check_id(id: &str) -> Result<()> {
     let good =
         !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-    if !good || id.starts_with('.') || id.starts_with(OVERLAY_PREFIX) {
+    if !good || id.starts_with('.') || id.starts_with(OVERLAY_PREFIX) || id.starts_with(USER_PREFIX) {
         return Err(Failure::invalid(format!("invalid sandbox id {id:?}")).into());
     }
     Ok(())
+}
+
+/// Binds a namespace to a path, in place of what an earlier daemon may have left there.
+fn bind_anew(path: &Path, bind: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
+    let again = |_| netns::unbind(path).and_then(|()| bind(path));
+    bind(path).or_else(again).map_err(NetworkError::io(format!("bind {}", path.display())))
 }
 
 impl Core {
@@ -39,17 +50,20 @@ impl Core {
     ///
     /// # Errors
     /// The id is in use, or the kernel refuses.
-    pub(super) fn create_sandbox(&self, id: &str, options: SandboxOptions) -> Result<Sandbox> {
+    pub(super) fn create_sandbox(&self, id: &str, options: SandboxOptions, user: &SandboxUser) -> Result<Sandbox> {
         check_id(id)?;
         if lock(&self.state).records.contains_key(id) {
             return Err(Failure::conflict(format!("container {id} has a network namespace already")).into());
         }
         self.prepare_netns_folder()?;
         let path = self.netns_folder().join(id);
-        let Fresh { namespace, route, netfilter, names } = self.fresh_namespace()?;
-        let bind = || namespace.bind(&path);
-        let again = |_| netns::unbind(&path).and_then(|()| bind());
-        bind().or_else(again).map_err(NetworkError::io(format!("bind {}", path.display())))?;
+        let Fresh { namespace, user, route, netfilter, names } = self.fresh_namespace(user)?;
+        bind_anew(&path, |path| namespace.bind(path))?;
+        let user = user.map(|user| {
+            let path = self.user_path(id);
+            bind_anew(&path, |path| user.bind(path)).map(|()| path)
+        });
+        let user = user.transpose().inspect_err(|_| drop(netns::unbind(&path)))?;
         let kernel = Mutex::new(SandboxKernel {
             route,
             rules: None,
@@ -63,7 +77,12 @@ impl Core {
         let mut state = lock(&self.state);
         state.records.insert(id.to_owned(), record);
         state.live.insert(id.to_owned(), Arc::new(live));
-        Ok(Sandbox { id: id.to_owned(), path })
+        Ok(Sandbox { id: id.to_owned(), path, user })
+    }
+
+    /// Where the user namespace of a sandbox is bound that has one.
+    pub(super) fn user_path(&self, id: &str) -> PathBuf {
+        self.netns_folder().join(format!("{USER_PREFIX}{id}"))
     }
 
     /// Puts a sandbox on a local network.
@@ -424,7 +443,9 @@ impl Core {
         }
         if record.own_namespace {
             let path = self.netns_folder().join(id);
-            errors.note(netns::unbind(&path).map_err(NetworkError::io(format!("unbind {}", path.display()))));
+            for path in [path, self.user_path(id)] {
+                errors.note(netns::unbind(&path).map_err(NetworkError::io(format!("unbind {}", path.display()))));
+            }
         }
         errors.note(self.disk.remove_sandbox(id));
         errors.finish()
@@ -584,7 +605,7 @@ fn note_endpoint(
         .iter()
         .filter(|_| !network.internal)
         .map(|wish| PortPublish {
-            host_ip: wish.host_ip.or(Some(bridge.binding)).filter(|addr| !addr.is_unspecified()),
+            host_ip: wish.host_ip.or(Some(bridge.binding.into()).filter(|_| !bridge.binding.is_unspecified())),
             ..wish.clone()
         })
         .collect();

@@ -15,6 +15,7 @@ use shoal_proto::id::{NetworkId, NodeId, ServiceId, TaskId};
 use shoal_proto::spec::Protocol;
 
 use crate::options::LocalNetworkOptions;
+use crate::remap::IdMap;
 
 /// How the controller is set up.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct NetworkOptions {
     pub exec_root: PathBuf,
     /// Address and subnet of the default bridge; `None` takes the first free pool, 172.17.0.0/16 before all.
     pub bip: Option<Ipv4Net>,
+    /// Ids of the user namespaces that sandboxes may have.
+    pub id_map: Option<IdMap>,
     /// The rest of what local networks are made of. The link of the engine's own default bridge is `shoal0`, with a suffix
     /// for daemons whose `exec_root` is not `/run/shoal`.
     pub local: LocalNetworkOptions,
@@ -49,6 +52,7 @@ impl NetworkOptions {
             data_root: data_root.into(),
             exec_root: exec_root.into(),
             bip: None,
+            id_map: None,
             local: LocalNetworkOptions::default(),
             dns: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
@@ -76,6 +80,20 @@ pub struct Sandbox {
     pub id: String,
     /// The namespace: a file to open and `setns` to, or the path in an OCI spec.
     pub path: PathBuf,
+    /// The user namespace that it belongs to, when that is not the host's.
+    pub user: Option<PathBuf>,
+}
+
+/// The user namespace that a sandbox's network belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SandboxUser {
+    /// The host's.
+    #[default]
+    Host,
+    /// One of its own, with the ids of [`NetworkOptions::id_map`].
+    Own,
+    /// The one that is bound to this path.
+    Of(PathBuf),
 }
 
 /// How names are resolved in a sandbox.
@@ -122,7 +140,7 @@ pub struct EndpointOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortPublish {
     /// Host address; `None` is every address.
-    pub host_ip: Option<Ipv4Addr>,
+    pub host_ip: Option<IpAddr>,
     /// First host port; 0 lets the node choose one.
     pub host_port: u16,
     /// Last host port of a range to choose from; equal to `host_port` for exactly that port.
@@ -144,7 +162,7 @@ impl PortPublish {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PublishedPort {
     /// Host address; `0.0.0.0` is every address.
-    pub host_ip: Ipv4Addr,
+    pub host_ip: IpAddr,
     /// Host port.
     pub host_port: u16,
     /// Port in the container.

@@ -13,6 +13,7 @@ mod child;
 mod dev;
 mod options;
 mod rootfs;
+mod stage;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -69,28 +70,37 @@ impl Runtime for Builtin {
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let (go_end, go) = pipe()?;
-        if let Some(path) = &namespaces.joined_pid {
+        let (number, number_end) = pipe()?;
+        // In a user namespace of its own, the container is made by a second child: see `child::enter_user_namespace`.
+        let (into, two_steps) = match &namespaces.user {
+            None => (namespaces.new, false),
+            Some(_) => (LinuxNamespaceType::Mount as u32, true),
+        };
+        if let Some(path) = namespaces.joined_pid.as_ref().filter(|_| !two_steps) {
             // Counts for children only.
             namespace::enter(path, LinuxNamespaceType::Pid as u32)
                 .map_err(|error| cannot(&format!("join the PID namespace {path:?}"), &error))?;
         }
         let ordered = SystemClock.now();
-        let forked = SingleThread::prove().and_then(|single| single.fork_into(namespaces.new));
-        let Fork::Parent(pid) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
-            drop((outcome, report, go));
-            let pipes = child::Pipes { outcome_end, report_end, go_end };
+        let forked = SingleThread::prove().and_then(|single| single.fork_into(into));
+        let Fork::Parent(first) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
+            drop((outcome, report, go, number));
+            let pipes = child::Pipes { outcome_end, report_end, go_end, number_end };
             child::run(&self.dir, &self.config, &namespaces, streams, pipes, ordered);
         };
-        drop((outcome_end, report_end, go_end, streams));
+        drop((outcome_end, report_end, go_end, number_end, streams));
+        // The second child speaks only after the first has told its number.
+        let (mut pid, mut number) = (first, two_steps.then(|| Listener::new(number)));
         let mut listener = Listener::new(outcome);
         loop {
             match listener.hear() {
                 Ok(Outcome::Hooks) => {
                     // When one fails, the closed pipe ends init.
-                    self.hooks.create_runtime(pid)?;
+                    self.hooks.create_runtime(settle(&mut pid, &mut number)?)?;
                     rustix::io::write(&go, b"h").map_err(|error| cannot("tell init to go on", &error.into()))?;
                 }
                 Ok(Outcome::Pid(_, took)) => {
+                    let pid = settle(&mut pid, &mut number)?;
                     (self.report, self.go, self.pid) = (Some(report), Some(go), pid);
                     return Ok(Created { pid: Some(pid), took });
                 }
@@ -158,6 +168,8 @@ struct Namespaces {
     new_cgroup: bool,
     new_time: bool,
     joined_pid: Option<PathBuf>,
+    /// The user namespace to be joined. The new ones belong to it.
+    user: Option<PathBuf>,
     /// The others to be joined.
     joined: Vec<(LinuxNamespaceType, PathBuf)>,
     /// Whether it has a host name of its own to set.
@@ -184,12 +196,20 @@ impl Namespaces {
     fn plan(namespaces: &[LinuxNamespace]) -> Result<Self, RuntimeFailure> {
         use LinuxNamespaceType as Kind;
         let refuse = |text: &str| Err(RuntimeFailure::new(FailureKind::CannotApply, text));
-        let mut plan =
-            Self { new: 0, new_cgroup: false, new_time: false, joined_pid: None, joined: Vec::new(), own_uts: false };
+        let mut plan = Self {
+            new: 0,
+            new_cgroup: false,
+            new_time: false,
+            joined_pid: None,
+            user: None,
+            joined: Vec::new(),
+            own_uts: false,
+        };
         for namespace in namespaces {
             let kind = namespace.typ();
             match (kind, namespace.path()) {
-                (Kind::User, _) => return refuse("user namespaces are not supported"),
+                (Kind::User, Some(path)) => plan.user = Some(path.clone()),
+                (Kind::User, None) => return refuse("a user namespace has to be made before, and joined by its path"),
                 (Kind::Time, None) => plan.new_time = true,
                 (Kind::Mount, Some(_)) => return refuse("a container needs mounts of its own"),
                 (Kind::Cgroup, None) => plan.new_cgroup = true,
@@ -204,6 +224,17 @@ impl Namespaces {
         plan.own_uts = plan.new & Kind::Uts as u32 != 0;
         Ok(plan)
     }
+}
+
+/// The number of the first process: that of the second child once it is told.
+fn settle(pid: &mut u32, number: &mut Option<Listener>) -> Result<u32, RuntimeFailure> {
+    if let Some(mut number) = number.take() {
+        let Ok(Outcome::Pid(second, _)) = number.hear() else {
+            return Err(RuntimeFailure::other("the process that made the container's first one died"));
+        };
+        *pid = second;
+    }
+    Ok(*pid)
 }
 
 fn cannot(what: &str, error: &std::io::Error) -> RuntimeFailure {

@@ -23,6 +23,7 @@ pub use process::exec_process;
 use super::seccomp::Profile;
 use super::user::ContainerUser;
 use crate::cgroup::limits::Limits;
+use crate::remap::IdMap;
 
 /// What a container is to be. Everything is resolved: users to numbers, volumes to paths, container names to namespaces.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +70,8 @@ pub struct SpecInput {
     pub shm: Shm,
     /// Whose network it is in.
     pub network: NamespaceMode,
+    /// The user namespace that it is in, and its ids; `None` is the host's.
+    pub user_namespace: Option<(PathBuf, IdMap)>,
     /// Set the network sysctls that dockerd sets: ports below 1024 and ping for every user.
     pub default_network_sysctls: bool,
     /// Whose System V IPC and POSIX queues it sees.

@@ -8,6 +8,7 @@ use shoal_proto::time::Timestamp;
 
 use crate::logs::remote::Buffer;
 use crate::logs::syslog;
+use crate::remap::IdMap;
 use crate::snapshot::RootfsMount;
 
 /// File in the shim's directory that holds its [`ShimConfig`].
@@ -146,6 +147,9 @@ pub struct ShimConfig {
     pub images: BTreeMap<PathBuf, RootfsMount>,
     /// The container's cgroup below the root of each hierarchy, for example `/shoal/<id>`.
     pub cgroup: String,
+    /// Ids of the container's user namespace, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<IdMap>,
 }
 
 /// An exec: one more process in a running container.

@@ -84,8 +84,11 @@ type Refused = (OwnedFd, RuntimeFailure);
 fn container_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
     let build = || -> io::Result<Result<_, RuntimeFailure>> {
         let config: ShimConfig = read_json(&dir.join(BUNDLE_FILE))?;
-        let streams =
-            if config.terminal { Streams::terminal_in(dir)? } else { Streams::pipes(config.open_stdin, owner(dir)?)? };
+        let streams = if config.terminal {
+            Streams::terminal_in(dir)?
+        } else {
+            Streams::pipes(config.open_stdin, on_host(&config, owner(dir)?)?)?
+        };
         let log = match Log::open(&config.log) {
             Ok(log) => log,
             Err(error) => return Ok(Err(log_failure(&config.log, &error))),
@@ -134,7 +137,7 @@ fn exec_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
         let streams = if terminal {
             Streams::terminal_in(dir)?
         } else {
-            Streams::pipes(config.open_stdin, (user.uid(), user.gid()))?
+            Streams::pipes(config.open_stdin, on_host(&container, (user.uid(), user.gid()))?)?
         };
         Ok((config, container, streams, terminal, listen(dir)?, ChildEvents::open()?))
     };
@@ -151,6 +154,13 @@ fn exec_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
         }),
         Err(error) => Err((control, RuntimeFailure::other(format!("cannot begin an exec in {dir:?}: {error}")))),
     }
+}
+
+/// Who is on the host whom the container knows as this one.
+fn on_host(container: &ShimConfig, owner: (u32, u32)) -> io::Result<(u32, u32)> {
+    let Some(map) = &container.id_map else { return Ok(owner) };
+    map.owner_on_host(owner)
+        .ok_or_else(|| io::Error::other(format!("user {}:{} is outside of the container's ids", owner.0, owner.1)))
 }
 
 /// Who the container's process runs as.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use shoal_engine_sys::fs::{self, Directory, FileKind, Metadata};
 
 use super::stack::Stack;
+use crate::remap::IdMap;
 
 /// Deepest tree that is copied; each level keeps some handles open.
 const DEEPEST: usize = 250;
@@ -18,18 +19,19 @@ const DEEPEST: usize = 250;
 /// # Errors
 /// The kernel's, or that the tree is too deep.
 pub fn copy_contents(from: &Directory, to: &Directory) -> io::Result<()> {
-    let mut copier = Copier { root: to, links: HashMap::new() };
+    let mut copier = Copier { root: to, map: None, links: HashMap::new() };
     copier.contents(from, to, Path::new(""), 0)
 }
 
-/// Copies what layers look like from above.
-pub(super) fn copy_stack(from: &Stack, to: &Directory) -> io::Result<()> {
-    let mut copier = Copier { root: to, links: HashMap::new() };
+/// Copies what layers look like from above, with ids as the map has them on the host.
+pub(super) fn copy_stack(from: &Stack, to: &Directory, map: Option<&IdMap>) -> io::Result<()> {
+    let mut copier = Copier { root: to, map, links: HashMap::new() };
     copier.stack(from, to, Path::new(""), 0)
 }
 
 struct Copier<'a> {
     root: &'a Directory,
+    map: Option<&'a IdMap>,
     /// Where files with several names have gone first.
     links: HashMap<(u64, u64), PathBuf>,
 }
@@ -45,7 +47,7 @@ impl Copier<'_> {
                 to.make_dir(name, 0o700)?;
                 let made = to.enter(name)?;
                 self.contents(&inner, &made, &path.join(name), depth + 1)?;
-                copy_attributes(&inner, &made)?;
+                copy_mapped(&inner, &made, self.map)?;
             } else {
                 self.one(from, name, metadata, to, path)?;
             }
@@ -61,7 +63,7 @@ impl Copier<'_> {
                 to.make_dir(&name, 0o700)?;
                 let made = to.enter(&name)?;
                 self.stack(&from.enter(&name)?, &made, &path.join(&name), depth + 1)?;
-                copy_attributes(&directory.enter(&name)?, &made)?;
+                copy_mapped(&directory.enter(&name)?, &made, self.map)?;
             } else {
                 self.one(directory, &name, metadata, to, path)?;
             }
@@ -86,24 +88,25 @@ impl Copier<'_> {
             }
             self.links.insert(key, path.join(name));
         }
+        let (uid, gid) = owner(&metadata, self.map)?;
         match metadata.kind {
             FileKind::File => {
                 let source = from.open_file(Path::new(name))?;
                 let target = to.create_file(name, 0o600)?;
                 fs::copy_content(&source, &target, metadata.size)?;
-                copy_attributes(&source, &target)
+                copy_mapped(&source, &target, self.map)
             }
             FileKind::Link => {
                 to.make_link(name, &from.read_link(name)?)?;
                 // Whoever has the volume, too, may be at work in it: only what was made here is changed.
                 let made = fs::just_made(to, name, FileKind::Link, (0, 0))?;
-                fs::set_handle_owner(&made, metadata.uid, metadata.gid)?;
+                fs::set_handle_owner(&made, uid, gid)?;
                 to.set_times(name, metadata.modified)
             }
             kind => {
                 to.make_special(name, kind, 0o600, metadata.special)?;
                 let made = fs::just_made(to, name, kind, metadata.special)?;
-                fs::set_handle_owner(&made, metadata.uid, metadata.gid)?;
+                fs::set_handle_owner(&made, uid, gid)?;
                 fs::set_handle_mode(&made, metadata.mode)?;
                 to.set_times(name, metadata.modified)
             }
@@ -120,8 +123,20 @@ fn check_depth(depth: usize) -> io::Result<()> {
 
 /// Owner, mode, extended attributes and times, in the order in which one does not undo the other.
 pub(super) fn copy_attributes(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    copy_mapped(from, to, None)
+}
+
+fn owner(metadata: &Metadata, map: Option<&IdMap>) -> io::Result<(u32, u32)> {
+    let owner = (metadata.uid, metadata.gid);
+    map.map_or(Ok(owner), |map| {
+        map.owner_on_host(owner).ok_or_else(|| io::Error::other(format!("{owner:?} is not in the range of ids")))
+    })
+}
+
+fn copy_mapped(from: impl AsFd, to: impl AsFd, map: Option<&IdMap>) -> io::Result<()> {
     let metadata = fs::metadata(&from)?;
-    fs::set_owner(&to, metadata.uid, metadata.gid)?;
+    let (uid, gid) = owner(&metadata, map)?;
+    fs::set_owner(&to, uid, gid)?;
     fs::set_mode(&to, metadata.mode)?;
     for name in fs::attributes(&from)? {
         // Marks of overlayfs mean something only where they are.

@@ -9,6 +9,7 @@ use shoal_engine_sys::fs::{Directory, FileKind, Metadata};
 
 use super::stack::{Stack, is_opaque};
 use super::{Change, SnapshotUsage};
+use crate::remap::IdMap;
 
 /// Deepest tree that is looked at.
 const DEEPEST: usize = 250;
@@ -35,23 +36,31 @@ impl From<Changed> for Change {
 
 /// Compares. With `overlay` the upper directory holds only what changed, whiteouts included; otherwise it is a whole
 /// root.
-pub(super) fn compare(upper: &Directory, lower: Stack, overlay: bool) -> io::Result<(Vec<Changed>, SnapshotUsage)> {
+///
+/// Ids below are the image's own; those above are as `map` has them on the host.
+pub(super) fn compare(
+    upper: &Directory,
+    lower: Stack,
+    overlay: bool,
+    map: Option<&IdMap>,
+) -> io::Result<(Vec<Changed>, SnapshotUsage)> {
     let mut comparison =
-        Comparison { overlay, changes: Vec::new(), usage: SnapshotUsage::default(), counted: BTreeSet::new() };
+        Comparison { overlay, map, changes: Vec::new(), usage: SnapshotUsage::default(), counted: BTreeSet::new() };
     comparison.directory(upper, &lower, Path::new("/"), overlay, 0)?;
     comparison.changes.sort_by(|one, two| one.path.cmp(&two.path));
     Ok((comparison.changes, comparison.usage))
 }
 
-struct Comparison {
+struct Comparison<'a> {
     overlay: bool,
+    map: Option<&'a IdMap>,
     changes: Vec<Changed>,
     usage: SnapshotUsage,
     /// Files with several names count once.
     counted: BTreeSet<(u64, u64)>,
 }
 
-impl Comparison {
+impl Comparison<'_> {
     /// Says whether anything in it changed. Names that the upper directory lacks are deleted unless `partial`.
     fn directory(
         &mut self,
@@ -97,7 +106,10 @@ impl Comparison {
             }
             return Ok(below.is_some());
         }
-        let same = below.is_some_and(|(below, _)| !differs(&metadata, &below));
+        let (uid, gid) =
+            self.map.map_or((metadata.uid, metadata.gid), |map| map.owner_inside((metadata.uid, metadata.gid)));
+        let inside = Metadata { uid, gid, ..metadata };
+        let same = below.is_some_and(|(below, _)| !differs(&inside, &below));
         if self.overlay || !same {
             self.count(metadata);
         }

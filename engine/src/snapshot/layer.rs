@@ -8,11 +8,17 @@ use shoal_engine_sys::fs::{self, Directory};
 
 use super::diff::{Changed, DELETED};
 use crate::container::archive::pack::{Kept, Packer};
+use crate::remap::IdMap;
 
 /// Writes it. A name that is gone becomes a whiteout. A file whose own name begins like one is packed as it is, as dockerd
 /// does: in the image it means what such names mean there.
-pub(super) fn pack(upper: &Directory, changes: &[Changed], output: &mut impl Write) -> io::Result<()> {
-    let mut packer = Packer::new(output, Kept::All);
+pub(super) fn pack(
+    upper: &Directory,
+    changes: &[Changed],
+    map: Option<IdMap>,
+    output: &mut impl Write,
+) -> io::Result<()> {
+    let mut packer = Packer::new(output, Kept::All, map);
     for change in changes {
         let path = change.path.strip_prefix("/").unwrap_or(&change.path);
         if change.kind == DELETED {

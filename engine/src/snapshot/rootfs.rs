@@ -10,6 +10,7 @@ use shoal_engine_sys::fs::{self, Directory};
 use shoal_engine_sys::mount::{self, Overlay};
 
 use super::SnapshotDriver;
+use crate::remap::IdMap;
 
 /// How the root file system of a container is put together. Goes to the shim as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub enum RootfsKind {
         work: PathBuf,
         /// Leave out every sync? For containers that do not outlive a power cut.
         volatile: bool,
+        /// How the ids of the layers are shown; those of the changes are on the disk as they are shown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id_map: Option<IdMap>,
     },
     /// A directory with a copy of all layers.
     Directory,
@@ -48,7 +52,9 @@ impl RootfsMount {
     /// # Errors
     /// The kernel's.
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
-        let RootfsKind::Overlay { layers, lower, upper, work, volatile } = &self.kind else { return Ok(None) };
+        let RootfsKind::Overlay { layers, lower, upper, work, volatile, id_map } = &self.kind else {
+            return Ok(None);
+        };
         if *volatile {
             // The kernel's mark that this was mounted without syncs; it would refuse to mount it again.
             match Directory::open(work).and_then(|work| work.remove_tree(OsStr::new("work"))) {
@@ -61,6 +67,7 @@ impl RootfsMount {
             lower: lower.clone(),
             upper: Some((upper.clone(), work.clone())),
             volatile: *volatile,
+            lower_ids: id_map.as_ref().map(IdMap::namespace).transpose()?,
         };
         overlay.open().map(Some)
     }
@@ -126,7 +133,7 @@ pub(super) fn probe(path: &Path, root: &Directory) -> io::Result<SnapshotDriver>
         layers: probe.clone(),
         lower: vec!["lower".to_owned()],
         upper: Some((probe.join("upper"), probe.join("work"))),
-        volatile: false,
+        ..Overlay::default()
     };
     let works = overlay.open().and_then(|tree| {
         let mounted = mounted(Some(tree), Path::new(""))?;

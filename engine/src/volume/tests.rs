@@ -21,8 +21,12 @@ impl VolumeUsers for Users {
 fn open(host: &Path) -> VolumeStore {
     let clock = ManualClock::at(Timestamp(1_500_000_000_123_456_789));
     clock.advance(Duration::ZERO);
-    let options =
-        VolumeStoreOptions { root: host.join("volumes"), clock: Arc::new(clock), entropy: Entropy::from_seed(1) };
+    let options = VolumeStoreOptions {
+        root: host.join("volumes"),
+        clock: Arc::new(clock),
+        entropy: Entropy::from_seed(1),
+        owner: (0, 0),
+    };
     VolumeStore::open(options).unwrap()
 }
 

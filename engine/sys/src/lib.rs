@@ -14,3 +14,4 @@ pub mod pty;
 pub mod scheduling;
 pub mod signal;
 pub mod socket;
+pub mod user_namespace;

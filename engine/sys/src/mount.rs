@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ use rustix::mount::{
 };
 
 use crate::fs::handle_path;
+use crate::user_namespace::UserNamespace;
 
 /// Longest value of one option in the mount interface with handles.
 const LONGEST_VALUE: usize = 255;
@@ -29,6 +31,8 @@ pub struct Overlay {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Leave out every sync of the upper directory?
     pub volatile: bool,
+    /// The ids of the lower directories are shown as this namespace maps them. The upper one has them as they are.
+    pub lower_ids: Option<Arc<UserNamespace>>,
 }
 
 impl Overlay {
@@ -39,7 +43,9 @@ impl Overlay {
     pub fn open(&self) -> io::Result<OwnedFd> {
         match self.open_by_layer() {
             // Linux before 6.5 does not know `lowerdir+`: all in one string then.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => self.open_by_string(),
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) && self.lower_ids.is_none() => {
+                self.open_by_string()
+            }
             other => other,
         }
     }
@@ -51,7 +57,14 @@ impl Overlay {
         fsconfig_set_string(&context, "source", "overlay")?;
         let layers = short_path(&self.layers, LONGEST_VALUE - 64, &mut handles)?;
         for name in &self.lower {
-            fsconfig_set_string(&context, "lowerdir+", layers.join(name))?;
+            match &self.lower_ids {
+                None => fsconfig_set_string(&context, "lowerdir+", layers.join(name))?,
+                Some(user) => {
+                    let mapped = clone_mapped(&layers.join(name), user)?;
+                    fsconfig_set_string(&context, "lowerdir+", handle_path(mapped.as_fd()))?;
+                    handles.push(mapped);
+                }
+            }
         }
         if let Some((upper, work)) = &self.upper {
             fsconfig_set_string(&context, "upperdir", short_path(upper, LONGEST_VALUE, &mut handles)?)?;
@@ -152,6 +165,16 @@ pub fn attach(tree: impl AsFd, target: &Path) -> io::Result<()> {
 pub fn clone_tree(handle: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(open_tree(handle, "", flags)?)
+}
+
+/// A detached mount of a directory that shows its files' ids as a user namespace maps them.
+///
+/// # Errors
+/// `EINVAL` when the file system cannot do that.
+pub fn clone_mapped(path: &Path, user: &UserNamespace) -> io::Result<OwnedFd> {
+    let mount = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    crate::namespace::map_ids(&mount, user)?;
+    Ok(mount)
 }
 
 /// Shows a directory or file at one place more.

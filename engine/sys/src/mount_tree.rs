@@ -145,6 +145,21 @@ pub fn copy_from(namespace: OwnedFd, wanted: Vec<PathBuf>) -> io::Result<Found> 
     })
 }
 
+/// Copies what is at a path in another mount namespace, with all that is mounted below; `None` where nothing is. For a
+/// process with one thread, which is there for a moment: its root and working directory are its namespace's afterwards.
+///
+/// # Errors
+/// The kernel's.
+pub fn copy_one_from(namespace: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
+    let own = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount))?;
+    let found = rustix::fs::open("/", directory_flags(), Mode::empty())
+        .map_err(io::Error::from)
+        .and_then(|root| copy_part(root.as_fd(), path));
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    found
+}
+
 fn copy_part(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
     let relative = path.strip_prefix("/").unwrap_or(path);
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "the kernel's call for new namespaces has no safe wrapper")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -30,8 +30,8 @@ pub fn is_alive(process: impl AsFd) -> bool {
 /// Moves this (single-threaded) process into all namespaces of the process behind `pidfd`, in one step: either into all of
 /// them or into none. Its children will be in the process's PID namespace; it itself stays.
 ///
-/// The user namespace is joined only when it is another one, since joining one's own is refused; that of time, since few
-/// containers have one.
+/// The user namespace is joined, as its root, only when it is another one, since joining one's own is refused; that of time,
+/// since few containers have one.
 ///
 /// # Errors
 /// As `setns(2)`.
@@ -42,7 +42,8 @@ pub fn enter_all(pidfd: impl AsFd, pid: u32) -> io::Result<()> {
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::CONTROL_GROUP;
-    if std::fs::read_link("/proc/self/ns/user")? != std::fs::read_link(format!("/proc/{pid}/ns/user"))? {
+    let other_user = std::fs::read_link("/proc/self/ns/user")? != std::fs::read_link(format!("/proc/{pid}/ns/user"))?;
+    if other_user {
         kinds |= ThreadNameSpaceType::USER;
     }
     // A kernel that has none has no links for them.
@@ -50,7 +51,9 @@ pub fn enter_all(pidfd: impl AsFd, pid: u32) -> io::Result<()> {
     if time("self") != time(&pid.to_string()) {
         kinds |= ThreadNameSpaceType::TIME;
     }
-    Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)?)
+    rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)?;
+    // Who came from outside is nobody there, though with all rights: what it made would be nobody's.
+    if other_user { crate::process::become_user(0, 0, &[]) } else { Ok(()) }
 }
 
 /// Gives this (single-threaded) process mounts of its own, which begin as they were.
@@ -121,6 +124,15 @@ pub fn new_time_namespace(offsets: &str) -> io::Result<()> {
     enter(Path::new("/proc/self/ns/time_for_children"), ThreadNameSpaceType::TIME.bits())
 }
 
+/// Makes new namespaces for this (single-threaded) process: `CLONE_NEW*` flags.
+///
+/// # Errors
+/// As `unshare(2)`.
+pub fn new_namespaces(kinds: u32) -> io::Result<()> {
+    // SAFETY: new namespaces change what names mean, not memory or descriptors.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::from_bits_retain(kinds)) }?)
+}
+
 /// A change of a mount's attributes: the kernel's `MOUNT_ATTR_*` bits, and its propagation (`MS_PRIVATE`, ...; zero: kept).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MountChange {
@@ -142,18 +154,32 @@ impl MountChange {
     pub fn apply(&self, mount: impl AsFd) -> io::Result<()> {
         let attributes =
             libc::mount_attr { attr_set: self.set, attr_clr: self.clear, propagation: self.propagation, userns_fd: 0 };
-        let recursive = if self.recursive { libc::AT_RECURSIVE } else { 0 };
-        // SAFETY: the descriptor is open, the empty path is a C string, and the structure is as long as its size says.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                mount.as_fd().as_raw_fd(),
-                c"".as_ptr(),
-                libc::AT_EMPTY_PATH | recursive,
-                &raw const attributes,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        set_attributes(mount.as_fd(), &attributes, self.recursive)
     }
+}
+
+/// Lets a detached mount show its files' ids as a user namespace maps them.
+///
+/// # Errors
+/// `EINVAL` when the file system cannot do that.
+pub fn map_ids(mount: impl AsFd, user: impl AsFd) -> io::Result<()> {
+    let userns_fd = u64::try_from(user.as_fd().as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set_attributes(mount.as_fd(), &attributes, false)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the descriptor is open, the empty path is a C string, and the structure is as long as its size says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            std::ptr::from_ref(attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

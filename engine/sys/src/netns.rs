@@ -73,12 +73,7 @@ impl Namespace {
     /// # Errors
     /// The path exists, or the mount is refused.
     pub fn bind(&self, path: &Path) -> io::Result<()> {
-        File::options().write(true).create_new(true).open(path)?;
-        let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        rustix::mount::mount_bind(source, path).map_err(|error| {
-            let _ = std::fs::remove_file(path);
-            error.into()
-        })
+        bind_handle(self.file.as_fd(), path)
     }
 
     /// What tells namespaces apart.
@@ -105,7 +100,17 @@ fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     })
 }
 
-fn is_namespace_file(file: &OwnedFd) -> io::Result<bool> {
+/// Binds a namespace of any kind to a path that does not exist.
+pub(crate) fn bind_handle(namespace: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    File::options().write(true).create_new(true).open(path)?;
+    let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+    rustix::mount::mount_bind(source, path).map_err(|error| {
+        let _ = std::fs::remove_file(path);
+        error.into()
+    })
+}
+
+pub(crate) fn is_namespace_file(file: &OwnedFd) -> io::Result<bool> {
     #[expect(clippy::useless_conversion, reason = "the field's type differs between machines")]
     Ok(i64::from(rustix::fs::fstatfs(file)?.f_type) == NSFS_MAGIC)
 }

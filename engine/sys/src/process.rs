@@ -108,8 +108,17 @@ impl SingleThread {
     /// # Errors
     /// What the kernel says.
     pub fn fork_sibling(&self) -> io::Result<Fork> {
+        self.fork_sibling_into(0)
+    }
+
+    /// Makes a sibling in new namespaces: `CLONE_NEW*` flags.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn fork_sibling_into(&self, namespaces: u32) -> io::Result<Fork> {
+        let flags = libc::c_long::from(namespaces) | libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
         // SAFETY: as above; without a stack the child goes on with a copy of this one, as after `fork`.
-        forked(unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) })
+        forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
     }
 }
 

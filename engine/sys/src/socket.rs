@@ -1,7 +1,7 @@
 //! Sockets that std does not offer.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -66,6 +66,36 @@ pub fn is_read_by_peer(socket: impl AsFd) -> io::Result<bool> {
     let left = unsafe { ioctl(socket, Getter::<OUTPUT_LEFT, libc::c_int>::new()) }?;
     // Who waits is woken when all but one of the bytes accounted for are given back, and not again for the last.
     Ok(left <= 1)
+}
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG: i32 = 1024;
+
+/// Takes a port of IPv6 alone, to be served: a TCP socket listens. It does not block.
+///
+/// # Errors
+/// `AddrInUse` when somebody has it; `Unsupported` when the kernel has no IPv6, or for SCTP.
+pub fn serve_port(transport: Transport, addr: Ipv6Addr, port: u16) -> io::Result<OwnedFd> {
+    let (kind, protocol) = match transport {
+        Transport::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Transport::Udp => (SocketType::DGRAM, ipproto::UDP),
+        Transport::Sctp => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET6, kind, flags, Some(protocol)).map_err(|error| match error {
+            rustix::io::Errno::AFNOSUPPORT => io::ErrorKind::Unsupported.into(),
+            other => io::Error::from(other),
+        })?;
+    sockopt::set_ipv6_v6only(&socket, true)?;
+    if transport == Transport::Tcp {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &SocketAddrV6::new(addr, port, 0, 0))?;
+    if transport == Transport::Tcp {
+        rustix::net::listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
 }
 
 #[cfg(test)]

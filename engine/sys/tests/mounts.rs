@@ -21,7 +21,7 @@ fn an_overlay_of_many_layers_lives_by_its_handle() {
     let (upper, work) = (host.path().join("upper"), host.path().join("work"));
     std::fs::create_dir(&upper).unwrap();
     std::fs::create_dir(&work).unwrap();
-    let overlay = Overlay { layers, lower, upper: Some((upper.clone(), work)), volatile: true };
+    let overlay = Overlay { layers, lower, upper: Some((upper.clone(), work)), volatile: true, lower_ids: None };
     let root = overlay.open().unwrap();
     let path = handle_path(root.as_fd());
     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 200);

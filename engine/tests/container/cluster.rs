@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 
-use shoal_engine::network::{ClusterNetwork, ClusterNetworkState, OverlayAttachment, SandboxOptions};
+use shoal_engine::network::{ClusterNetwork, ClusterNetworkState, OverlayAttachment, SandboxOptions, SandboxUser};
 use shoal_engine_sys::netlink::link::{self, Link};
 use shoal_engine_sys::netlink::{Family, NetlinkSocket, neighbour};
 use shoal_engine_sys::netns::Namespace;
@@ -87,7 +87,7 @@ fn state(endpoints: &[(u8, u128)]) -> ClusterNetworkState {
 
 async fn attach(host: &Host, id: &str, last: u8, hostname: &str) {
     let controller = host.engine.networks().controller().clone();
-    controller.create_sandbox(id, SandboxOptions::default()).await.unwrap();
+    controller.create_sandbox(id, SandboxOptions::default(), SandboxUser::Host).await.unwrap();
     let attachment = OverlayAttachment {
         network: network(),
         addr: addr(last),
@@ -193,7 +193,7 @@ pub(crate) async fn a_lost_place_is_known_and_left(host: Host) -> Host {
     let controller = host.engine.networks().controller().clone();
     controller.apply_cluster(state(&[(5, HERE)])).await.unwrap();
     attach(&host, "task", 5, "box").await;
-    controller.create_sandbox("guest", SandboxOptions::default()).await.unwrap();
+    controller.create_sandbox("guest", SandboxOptions::default(), SandboxUser::Host).await.unwrap();
     let place = OverlayAttachment {
         network: network(),
         addr: addr(7),

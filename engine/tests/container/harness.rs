@@ -15,7 +15,7 @@ use shoal_engine::image::ImportRequest;
 use shoal_engine::model::{ContainerConfig, ContainerInspect, CreateRequest, ExecCreate, ExecStart, HostConfig};
 use shoal_engine::{Engine, EngineOptions};
 
-use super::{attack, bench, chaos, cluster, fields, files, life, logging, neighbour, restore, sessions};
+use super::{attack, bench, chaos, cluster, fields, files, life, logging, neighbour, remap, restore, sessions};
 
 type Test = fn(Host) -> Pin<Box<dyn Future<Output = Host>>>;
 
@@ -93,6 +93,12 @@ const TESTS: &[(&str, Test)] = tests![
     attack::helpers_of_an_image_are_never_run,
     attack::no_socket_of_the_engine_is_reached,
     attack::what_climbs_injects_or_overflows_does_not_start,
+    remap::root_is_nobody_on_the_host,
+    remap::files_on_disk_have_mapped_owners,
+    remap::archives_have_the_containers_owners,
+    remap::the_hosts_namespaces_need_the_hosts_users,
+    remap::namespaces_are_shared_and_survive,
+    neighbour::ports_lead_in_over_version_6,
     neighbour::what_is_published_on_loopback_is_for_this_host_alone,
     cluster::tables_follow_the_state,
     cluster::names_lead_to_services_and_neighbours,

@@ -506,6 +506,14 @@ pub(crate) async fn links_lead_to_other_containers(host: Host) -> Host {
     let second = address().await;
     assert_ne!(first, second);
     says(format!("{second}\tstore ")).await;
+    let unlink = RemoveOptions { link: true, ..RemoveOptions::default() };
+    let refused = containers.remove("user/shop", unlink).await.unwrap_err();
+    assert_eq!(refused.message, "No such container: user/shop");
+    let refused = containers.remove("server", unlink).await.unwrap_err();
+    assert_eq!(refused.message, "Conflict, cannot remove the default link name of the container");
+    containers.remove("/user/store", unlink).await.unwrap();
+    assert_eq!((host.inspect(&user).await.host_config.links, host.status("server").await.as_str()), (None, "running"));
+    assert!(!host.exec(&user, "cat /etc/hosts").await.contains("store"));
     let lan = NetworkCreate { name: "lan".to_owned(), ..NetworkCreate::default() };
     host.engine.networks().create(lan).await.unwrap();
     let third = host.create("third", &["sleep", "100"], on("lan", &[])).await;

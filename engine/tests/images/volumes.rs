@@ -11,8 +11,12 @@ use shoal_kit::clock::SystemClock;
 use shoal_kit::entropy::Entropy;
 
 fn open(host: &Path) -> VolumeStore {
-    let options =
-        VolumeStoreOptions { root: host.join("volumes"), clock: Arc::new(SystemClock), entropy: Entropy::from_seed(1) };
+    let options = VolumeStoreOptions {
+        root: host.join("volumes"),
+        clock: Arc::new(SystemClock),
+        entropy: Entropy::from_seed(1),
+        owner: (0, 0),
+    };
     VolumeStore::open(options).unwrap()
 }
 

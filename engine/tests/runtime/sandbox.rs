@@ -125,6 +125,7 @@ impl Sandbox {
 
     pub(crate) fn config(&self, input: &SpecInput) -> ShimConfig {
         ShimConfig {
+            id_map: None,
             subpaths: Default::default(),
             images: Default::default(),
             id: input.id.clone(),

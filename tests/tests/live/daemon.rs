@@ -32,7 +32,8 @@ fn options_are_checked_as_dockerd_checks_them() -> anyhow::Result<()> {
         both.contains("as a flag and in the configuration file: debug: (from flag: true, from file: true)"),
         "{both}"
     );
-    ensure!(refused(&["--userns-remap", "default"])?.contains("--userns-remap is not offered"));
+    let nobody = ["--validate", "--config-file", &good, "--userns-remap", "nobody-of-this-name"];
+    ensure!(refused(&nobody)?.contains("user \"nobody-of-this-name\" has no entry in /etc/passwd"));
     ensure!(run(&dockerd, &["--nonsense"])?.code == 125);
     // What only the engine can judge.
     let (data, exec, pid) = (host.path("data"), host.path("exec"), host.path("pid"));
@@ -80,12 +81,19 @@ fn a_reload_takes_effect_and_a_bad_file_does_not() -> anyhow::Result<()> {
     })?;
     daemon.load_image()?;
     ensure!(daemon.ok(&["run", "--rm", image::NAME, "grep", "/dev/shm", "/proc/mounts"])?.contains("size=1024k"));
+    // The cluster hears of new labels at once.
+    daemon.ok(&["swarm", "init", "--advertise-addr", "127.0.0.1"])?;
+    let labels = ["node", "inspect", "self", "--format", "{{json .Description.Engine.Labels}}"];
+    until(10, "the labels", || Ok(ensure!(daemon.ok(&labels)? == r#"{"zone":"b"}"#)))?;
+    daemon.reload(r#"{"labels": ["zone=c"]}"#)?;
+    until(10, "the new labels", || Ok(ensure!(daemon.ok(&labels)? == r#"{"zone":"c"}"#)))?;
+    daemon.ok(&["swarm", "leave", "--force"])?;
     daemon.reload("{")?;
     until(10, "the refusal", || {
         ensure!(daemon.log().matches("is not reloaded").count() == 2, "not yet");
         Ok(())
     })?;
-    ensure!(info("{{json .Labels}}")? == r#"["zone=b"]"#);
+    ensure!(info("{{json .Labels}}")? == r#"["zone=c"]"#);
     host.write("a.json", "{}")?;
     daemon.stop()
 }

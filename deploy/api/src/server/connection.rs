@@ -168,11 +168,19 @@ impl ConnectionIo {
                 continue;
             }
             self.ended = data.is_empty();
-            let mut all = std::mem::take(head);
+            let all = std::mem::take(head);
             self.head = None;
             let Some(length) = complete else {
                 self.unread = all.freeze();
                 break;
+            };
+            let (mut all, length) = match sniff::with_encoded_target(&all[..length]) {
+                None => (all, length),
+                Some(mut encoded) => {
+                    let length_now = encoded.len();
+                    encoded.extend_from_slice(&all[length..]);
+                    (encoded, length_now)
+                }
             };
             let intent = sniff::intent(&all[..length]);
             self.takes_over = intent != Intent::Plain;

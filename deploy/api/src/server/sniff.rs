@@ -44,6 +44,27 @@ pub(crate) fn intent(head: &[u8]) -> Intent {
     if has_upgrade { Intent::Upgrade } else { Intent::RawTakeOver }
 }
 
+/// The head with what hyper takes for no part of a target percent-encoded; `None` when there is nothing of that. dockerd
+/// takes a query such as `filters={"name":["web"]}` as it is.
+pub(crate) fn with_encoded_target(head: &[u8]) -> Option<BytesMut> {
+    let start = head.iter().position(|byte| *byte == b' ')? + 1;
+    let end = start + head[start..].iter().position(|byte| matches!(byte, b' ' | b'\r'))?;
+    let is_foreign = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'#' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    if !head[start..end].iter().any(is_foreign) {
+        return None;
+    }
+    let mut out = BytesMut::with_capacity(head.len() * 2);
+    out.put_slice(&head[..start]);
+    for byte in &head[start..end] {
+        match is_foreign(byte) {
+            true => out.put_slice(format!("%{byte:02X}").as_bytes()),
+            false => out.put_u8(*byte),
+        }
+    }
+    out.put_slice(&head[end..]);
+    Some(out)
+}
+
 /// The head with an `Upgrade` header.
 pub(crate) fn with_upgrade(head: &[u8]) -> Bytes {
     let lines = head[..head.len() - 2].split(|byte| *byte == b'\n');
@@ -92,6 +113,18 @@ mod tests {
         let exec = b"POST /exec/abc/start HTTP/1.1\r\nHost: d\r\nupgrade: tcp\r\n\r\n";
         assert_eq!(intent(exec), Intent::Upgrade);
         assert_eq!(intent(b"\xff\xfe\r\n\r\n"), Intent::Plain);
+    }
+
+    #[test]
+    fn targets_are_encoded_where_they_have_to_be() {
+        assert_eq!(with_encoded_target(b"GET /containers/json?all=1&x=%7B HTTP/1.1\r\nX: {\"\r\n\r\n"), None);
+        let head = b"GET /containers/json?filters={\"name\":[\"a#b\"]} HTTP/1.1\r\nX: {\"\r\n\r\n";
+        let encoded = with_encoded_target(head).unwrap();
+        assert_eq!(
+            encoded.as_ref(),
+            b"GET /containers/json?filters=%7B%22name%22:[%22a%23b%22]%7D HTTP/1.1\r\nX: {\"\r\n\r\n"
+        );
+        assert_eq!(with_encoded_target(b"nonsense"), None);
     }
 
     #[test]

@@ -25,14 +25,31 @@ fn passes(node: &Node, filters: &Filters) -> bool {
         && filters.matches_prefix("id", &node.id.to_string())
         && filters.matches_labels("node.label", &node.spec.labels)
         && filters.matches_labels("label", &engine_labels.unwrap_or_default())
-        && filters.matches_exactly("role", node.spec.role.as_str())
+        && matches_word(filters, "role", node.spec.role.as_str())
         // There is no admission of nodes one by one: who has a certificate is accepted.
-        && filters.matches_exactly("membership", "accepted")
+        && matches_word(filters, "membership", "accepted")
+}
+
+/// One of a few words, in any case.
+fn matches_word(filters: &Filters, name: &str, word: &str) -> bool {
+    !filters.contains(name) || filters.get(name).any(|wanted| wanted.eq_ignore_ascii_case(word))
+}
+
+/// Refuses words that there are not, as dockerd does.
+fn check_words(filters: &Filters) -> Result<(), ApiError> {
+    for (name, known) in [("role", ["manager", "worker"]), ("membership", ["accepted", "pending"])] {
+        let is_known = |text: &str| known.iter().any(|word| word.eq_ignore_ascii_case(text));
+        if let Some(text) = filters.get(name).find(|text| !is_known(text)) {
+            return Err(ApiError::invalid(format!("Invalid {name} filter: '{text}'")));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn list(context: Arc<Context>, request: Request) -> Answer {
     let filters = request.query.filters()?;
     filters.check(&["id", "label", "membership", "name", "node.label", "role"])?;
+    check_words(&filters)?;
     let cluster = Cluster::open(&context).await?;
     let mut managers = cluster.managers().await;
     let nodes = cluster.nodes().filter(|node| passes(node, &filters));
@@ -60,4 +77,23 @@ pub(crate) async fn remove(context: Arc<Context>, request: Request) -> Answer {
     let id = find::node(&cluster, request.id())?.id;
     cluster.control(ControlRequest::RemoveNode { id, force: request.query.flag("force") }).await?;
     Ok(empty(StatusCode::OK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_filters_are_checked() {
+        let filters = |text: &str| Filters::parse(text).expect("filters");
+        for good in [r#"{"role":["Manager","worker"]}"#, r#"{"membership":["pending"]}"#, "{}"] {
+            check_words(&filters(good)).expect(good);
+        }
+        let refused = check_words(&filters(r#"{"role":["nonsense"]}"#)).expect_err("checked");
+        assert_eq!((refused.status().as_u16(), refused.message()), (400, "Invalid role filter: 'nonsense'"));
+        let refused = check_words(&filters(r#"{"membership":["x"]}"#)).expect_err("checked");
+        assert_eq!(refused.message(), "Invalid membership filter: 'x'");
+        assert!(matches_word(&filters(r#"{"role":["MANAGER"]}"#), "role", "manager"));
+        assert!(!matches_word(&filters(r#"{"role":["worker"]}"#), "role", "manager"));
+    }
 }

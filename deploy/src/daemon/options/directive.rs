@@ -155,7 +155,7 @@ pub(super) const DIRECTIVES: &[Directive] = &[
     directive("no-new-privileges", Switch, Start, "Forbid processes of containers that do not say to gain privileges"),
     directive("seccomp-profile", Text, Start, "builtin, unconfined, or the path of a seccomp profile [default: builtin]"),
     directive("selinux-enabled", Switch, Refused("SELinux labels are not offered"), "Enable SELinux support"),
-    directive("userns-remap", Text, Refused("user namespaces are not offered yet"), "User of the user namespaces"),
+    directive("userns-remap", Text, Start, "Run containers in user namespaces with the ids that /etc/subuid and /etc/subgid give to this user: default, user[:group] or uid[:gid]"),
     directive("cpu-rt-period", Number, Refused("real-time scheduling is set per container"), "Real-time period of the parent cgroup"),
     directive("cpu-rt-runtime", Number, Refused("real-time scheduling is set per container"), "Real-time runtime of the parent cgroup"),
     directive("cdi-spec-dirs", List, Start, "Folder of CDI specifications").flag("cdi-spec-dir"),

@@ -13,6 +13,7 @@ use shoal_engine::EngineOptions;
 use shoal_engine::model::{LogConfig, Ulimit};
 use shoal_engine::network::AddressPool;
 use shoal_engine::options::{ContainerDefaults, DefaultBridge, LocalNetworkOptions, SeccompDefault};
+use shoal_engine::remap::{self, IdMap};
 
 use super::host::{self, Guard, Listen};
 use super::registry::{Proxies, Registries};
@@ -148,8 +149,12 @@ impl Settings {
 
 fn engine(reader: &Reader<'_>, debug: bool) -> anyhow::Result<EngineOptions> {
     let runtimes = runtimes(reader)?;
+    let remap = remap(reader)?;
+    let data_root = reader.path("data-root", "/var/lib/shoal")?;
     let mut options = EngineOptions {
-        data_root: reader.path("data-root", "/var/lib/shoal")?,
+        // As dockerd: what has the ids of one map is of no use with others.
+        data_root: remap.as_ref().map_or_else(|| data_root.clone(), |map| data_root.join(map.folder())),
+        remap,
         exec_root: reader.path("exec-root", "/run/shoal")?,
         cgroup_parent: reader.text("cgroup-parent").unwrap_or_else(|| "/shoal".to_owned()),
         labels: labels(&reader.list("labels"))?,
@@ -187,6 +192,16 @@ fn engine(reader: &Reader<'_>, debug: bool) -> anyhow::Result<EngineOptions> {
         }
     }
     Ok(options)
+}
+
+/// The ids of containers, when they are in user namespaces.
+fn remap(reader: &Reader<'_>) -> anyhow::Result<Option<IdMap>> {
+    let Some(user) = reader.text("userns-remap") else { return Ok(None) };
+    let map = remap::resolve(&user, &remap::AccountFiles::default()).context("cannot use --userns-remap")?;
+    if map.is_none() {
+        tracing::warn!("root cannot be remapped with itself: user namespaces are off");
+    }
+    Ok(map)
 }
 
 fn runtimes(reader: &Reader<'_>) -> anyhow::Result<BTreeMap<String, PathBuf>> {

@@ -61,11 +61,12 @@ fn what_dockerd_refuses_is_refused_in_its_words() {
 
 #[test]
 fn nonsense_is_refused_by_name() {
-    let cases: [(&str, &[&str], &str); 22] = [
+    let cases: [(&str, &[&str], &str); 23] = [
         ("{", &[], "daemon.json"),
         ("[]", &[], "expected an object"),
         (r#"{"debug": "yes"}"#, &[], "invalid value for debug: expected true or false, found yes"),
-        (r#"{"userns-remap": "default"}"#, &[], "userns-remap is not offered"),
+        (r#"{"userns-remap": "a:b:c"}"#, &[], "invalid user/group specification in --userns-remap: \"a:b:c\""),
+        ("{}", &["--userns-remap", "nobody-of-this-name"], "user \"nobody-of-this-name\" has no entry in /etc/passwd"),
         ("{}", &["--ipv6"], "--ipv6 is not offered"),
         ("{}", &["--authorization-plugin", "x"], "--authorization-plugin is not offered"),
         ("{}", &["-s", "btrfs"], "--storage-driver can only be overlay2"),

@@ -20,6 +20,7 @@ use super::{as_path, write_failed};
 use crate::image::layer::apply::set_attributes;
 use crate::image::layer::path::{PathError, clean};
 use crate::image::tar::{EntryKind, NoTap, TarEntry, TarError, TarReader};
+use crate::remap::IdMap;
 
 /// Deepest tree that makes room for an entry.
 const DEEPEST: usize = 250;
@@ -35,6 +36,8 @@ pub(super) struct Extraction<'a> {
     owner: Option<(u32, u32)>,
     /// Is it wrong to put a directory in the place of something else, or the other way round?
     keep_kinds: bool,
+    /// Ids of the archive are those inside of the container.
+    map: Option<IdMap>,
     /// Times of directories, set when nothing is put into them any more.
     times: BTreeMap<PathBuf, (i64, u32)>,
 }
@@ -47,8 +50,14 @@ impl From<TarError> for Failure {
 
 impl<'a> Extraction<'a> {
     /// `target` is resolved, absolute in the root.
-    pub(super) fn new(root: &'a Directory, target: PathBuf, owner: Option<(u32, u32)>, keep_kinds: bool) -> Self {
-        Self { root, target, owner, keep_kinds, times: BTreeMap::new() }
+    pub(super) fn new(
+        root: &'a Directory,
+        target: PathBuf,
+        owner: Option<(u32, u32)>,
+        keep_kinds: bool,
+        map: Option<IdMap>,
+    ) -> Self {
+        Self { root, target, owner, keep_kinds, map, times: BTreeMap::new() }
     }
 
     /// Unpacks the archive. What was unpacked before a failure stays.
@@ -110,7 +119,31 @@ impl<'a> Extraction<'a> {
 
     fn open_parent(&self, path: &Path) -> Result<Directory, Failure> {
         let relative = path.strip_prefix("/").unwrap_or(path);
-        self.root.make_path(relative, 0o755).map_err(|error| write_failed("mkdir", path, &error))
+        let failed = |error: io::Error| write_failed("mkdir", path, &error);
+        if let Some(map) = &self.map {
+            // What is made on the way is the container's root's, one by one from above.
+            let mut made = PathBuf::new();
+            for part in relative {
+                made.push(part);
+                match self.root.open_dir(&made) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        let directory = self.root.make_path(&made, 0o755).map_err(failed)?;
+                        fs::set_owner(&directory, map.root().0, map.root().1).map_err(failed)?;
+                    }
+                    other => drop(other.map_err(failed)?),
+                }
+            }
+        }
+        self.root.make_path(relative, 0o755).map_err(failed)
+    }
+
+    /// Whose an entry becomes, on the host.
+    fn owner_of(&self, entry: &TarEntry) -> io::Result<(u32, u32)> {
+        let owner = self.owner.unwrap_or((entry.uid, entry.gid));
+        let Some(map) = &self.map else { return Ok(owner) };
+        map.owner_on_host(owner).ok_or_else(|| {
+            io::Error::other(format!("owner {}:{} is outside of the container's range of ids", owner.0, owner.1))
+        })
     }
 
     /// Removes what is in the way of an entry; a directory stays for a directory.
@@ -160,10 +193,13 @@ impl<'a> Extraction<'a> {
 
     /// Owner, mode and attributes, in the order in which one does not undo the other.
     fn finish(&self, file: impl AsFd, entry: &TarEntry) -> io::Result<()> {
-        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner_of(entry)?;
         fs::set_owner(&file, uid, gid)?;
         fs::set_mode(&file, entry.mode)?;
-        set_attributes(file, entry)
+        match &self.map {
+            None => set_attributes(file, entry),
+            Some(map) => set_attributes(file, &in_namespace(entry, map)),
+        }
     }
 
     fn directory(&mut self, entry: &TarEntry, parent: &Directory, name: &OsStr, path: PathBuf) -> Result<(), Failure> {
@@ -197,7 +233,7 @@ impl<'a> Extraction<'a> {
     fn link(&self, entry: &TarEntry, parent: &Directory, name: &OsStr) -> io::Result<()> {
         parent.make_link(name, OsStr::from_bytes(&entry.link))?;
         let handle = fs::just_made(parent, name, FileKind::Link, (0, 0))?;
-        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner_of(entry)?;
         fs::set_handle_owner(&handle, uid, gid)?;
         parent.set_times(name, entry.modified)
     }
@@ -212,7 +248,7 @@ impl<'a> Extraction<'a> {
         parent.make_special(name, kind, 0, entry.device)?;
         let device = if kind == FileKind::Fifo { (0, 0) } else { entry.device };
         let handle = fs::just_made(parent, name, kind, device)?;
-        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner_of(entry)?;
         fs::set_handle_owner(&handle, uid, gid)?;
         fs::set_handle_mode(&handle, entry.mode)?;
         parent.set_times(name, entry.modified)
@@ -229,6 +265,19 @@ impl<'a> Extraction<'a> {
         }
         Ok(())
     }
+}
+
+/// File capabilities as those of the container's user namespace: on the host they would be its root's.
+fn in_namespace(entry: &TarEntry, map: &IdMap) -> TarEntry {
+    let mut entry = entry.clone();
+    for (_, value) in entry.attributes.iter_mut().filter(|(name, _)| name == b"security.capability") {
+        // Revision 3 is revision 2 with the namespace's root behind it; the revision is the last byte of the first word.
+        if value.len() == 20 && value[3] == 2 {
+            value[3] = 3;
+            value.extend(map.root().0.to_le_bytes());
+        }
+    }
+    entry
 }
 
 /// Where a link's text leads to by letters alone, as Go's `filepath.Join`: also what begins with a slash is below.

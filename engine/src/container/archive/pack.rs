@@ -11,6 +11,7 @@ use shoal_engine_sys::fs::{self, Directory, FileKind, Metadata};
 use crate::image::layer::apply::is_allowed;
 use crate::image::tar::write::{END, blank, header, padding};
 use crate::image::tar::{EntryKind, TarEntry};
+use crate::remap::IdMap;
 
 /// Deepest tree that is packed; each level keeps a handle open.
 const DEEPEST: usize = 250;
@@ -28,14 +29,16 @@ pub(crate) enum Kept {
 pub(crate) struct Packer<'a, W> {
     output: &'a mut W,
     kept: Kept,
+    /// Ids as they are inside of the container go into the archive.
+    map: Option<IdMap>,
     /// Names under which files with several names were packed.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
 impl<'a, W: Write> Packer<'a, W> {
     /// Into this output.
-    pub(crate) fn new(output: &'a mut W, kept: Kept) -> Self {
-        Self { output, kept, links: HashMap::new() }
+    pub(crate) fn new(output: &'a mut W, kept: Kept, map: Option<IdMap>) -> Self {
+        Self { output, kept, map, links: HashMap::new() }
     }
 
     /// Ends the archive.
@@ -85,7 +88,7 @@ impl<'a, W: Write> Packer<'a, W> {
 
     /// The entry of a directory itself; `path` ends with a slash.
     pub(crate) fn directory(&mut self, directory: &Directory, path: &[u8]) -> io::Result<()> {
-        let mut entry = entry(EntryKind::Directory, path.to_vec(), &fs::metadata(directory)?);
+        let mut entry = self.entry(EntryKind::Directory, path.to_vec(), &fs::metadata(directory)?);
         entry.attributes = self.attributes(directory)?;
         self.output.write_all(&header(&entry))
     }
@@ -101,7 +104,7 @@ impl<'a, W: Write> Packer<'a, W> {
             // As dockerd: an archive cannot have them.
             FileKind::Socket | FileKind::Directory => return Ok(()),
         };
-        let mut entry = entry(kind, path, metadata);
+        let mut entry = self.entry(kind, path, metadata);
         if metadata.links > 1 {
             let key = (metadata.device, metadata.inode);
             if let Some(first) = self.links.get(&key) {
@@ -145,18 +148,31 @@ impl<'a, W: Write> Packer<'a, W> {
             let bytes = name.as_bytes();
             let wanted = bytes == b"security.capability" || self.kept == Kept::All && is_allowed(bytes);
             if wanted && let Some(value) = fs::attribute(&file, &name)? {
+                let value = if bytes == b"security.capability" { without_namespace(value) } else { value };
                 found.push((bytes.to_vec(), value));
             }
         }
         Ok(found)
     }
+
+    fn entry(&self, kind: EntryKind, path: Vec<u8>, metadata: &Metadata) -> TarEntry {
+        // Whole seconds, as dockerd.
+        let modified = (metadata.modified.0.max(0), 0);
+        let owner = (metadata.uid, metadata.gid);
+        let (uid, gid) = self.map.as_ref().map_or(owner, |map| map.owner_inside(owner));
+        TarEntry { path, mode: metadata.mode, uid, gid, modified, ..blank(kind, "", 0) }
+    }
 }
 
-fn entry(kind: EntryKind, path: Vec<u8>, metadata: &Metadata) -> TarEntry {
-    // Whole seconds, as dockerd.
-    let modified = (metadata.modified.0.max(0), 0);
-    let (mode, uid, gid) = (metadata.mode, metadata.uid, metadata.gid);
-    TarEntry { path, mode, uid, gid, modified, ..blank(kind, "", 0) }
+/// File capabilities that hold in one user namespace only become those that hold for whoever unpacks the archive, as
+/// dockerd does it.
+fn without_namespace(mut value: Vec<u8>) -> Vec<u8> {
+    // Revision 3 is revision 2 with the namespace's root behind it; the revision is the last byte of the first word.
+    if value.len() == 24 && value[3] == 3 {
+        value[3] = 2;
+        value.truncate(20);
+    }
+    value
 }
 
 /// The names in a directory, in order.
@@ -164,4 +180,19 @@ fn names(directory: &Directory) -> io::Result<Vec<OsString>> {
     let mut names: Vec<OsString> = directory.entries()?.into_iter().map(|entry| entry.name).collect();
     names.sort_by(|one, two| OsStr::as_bytes(one).cmp(OsStr::as_bytes(two)));
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_lose_their_namespace() {
+        let mut value = vec![1, 0, 0, 3];
+        value.extend([0x20; 16]);
+        let plain = [vec![1, 0, 0, 2], vec![0x20; 16]].concat();
+        assert_eq!(without_namespace(plain.clone()), plain);
+        value.extend(100_000_u32.to_le_bytes());
+        assert_eq!(without_namespace(value), plain);
+    }
 }

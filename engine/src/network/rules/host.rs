@@ -1,7 +1,7 @@
 //! The table of the host's namespace: forwarding between bridges, published ports, the routing mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use shoal_engine_sys::nft::{Action, Chain, Datum, Field, Hook, Kind, Match, Purpose, Rule, Ruleset, Set, Verdict};
@@ -124,15 +124,17 @@ impl HostRules {
         let backend =
             |port: &PublishedPort, addr: Ipv4Addr| vec![Datum::Address(addr), Datum::Port(port.container_port)];
         let (everywhere, somewhere): (Vec<_>, Vec<_>) =
-            self.published.iter().partition(|(port, _)| port.host_ip.is_unspecified());
+            // Those of version 6 are relayed.
+            self.published.iter().filter(|(port, _)| port.host_ip.is_ipv4()).partition(|(port, _)| port.host_ip.is_unspecified());
         let everywhere = everywhere
             .into_iter()
             .map(|(port, addr)| (service_key(port.protocol, port.host_port), backend(port, *addr)));
         ruleset.set("published", Set::map(&SERVICE_KIND, &ENDPOINT_KIND, everywhere));
-        let somewhere = somewhere.into_iter().map(|(port, addr)| {
-            let mut key = vec![Datum::Address(port.host_ip)];
+        let somewhere = somewhere.into_iter().filter_map(|(port, addr)| {
+            let IpAddr::V4(host_ip) = port.host_ip else { return None };
+            let mut key = vec![Datum::Address(host_ip)];
             key.extend(service_key(port.protocol, port.host_port));
-            (key, backend(port, *addr))
+            Some((key, backend(port, *addr)))
         });
         let key = [Kind::Address, Kind::Protocol, Kind::Port];
         ruleset.set("published_at", Set::map(&key, &ENDPOINT_KIND, somewhere));
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn published_ports() {
         let port = |host: [u8; 4], host_port, protocol| PublishedPort {
-            host_ip: host.into(),
+            host_ip: Ipv4Addr::from(host).into(),
             host_port,
             container_port: 80,
             protocol,

@@ -7,11 +7,14 @@ use std::path::Path;
 
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, LinuxResources, LinuxTimeOffset, Process, Spec};
 use shoal_engine_sys::fs::Directory;
+use shoal_engine_sys::process::Fork;
+use shoal_engine_sys::user_namespace::UserNamespace;
 use shoal_engine_sys::{namespace, process, pty};
 use shoal_kit::clock::{Clock, SystemClock};
 use shoal_proto::time::Timestamp;
 
 use super::rootfs::{self, Root, attach, clone_handle};
+use super::stage::Stage;
 use super::{Namespaces, cannot};
 use crate::cgroup::{self, Cgroup};
 use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
@@ -30,6 +33,8 @@ pub(super) struct Pipes {
     pub(super) report_end: OwnedFd,
     /// Gives the word to go.
     pub(super) go_end: OwnedFd,
+    /// Tells the number of the second child, if there is one.
+    pub(super) number_end: OwnedFd,
 }
 
 impl Pipes {
@@ -105,7 +110,7 @@ fn build(
     let (Some(oci), Some(linux)) = (spec.process(), spec.linux()) else {
         return Err(RuntimeFailure::other("the specification has no process, or is not for Linux"));
     };
-    refuse_unsupported(oci, linux)?;
+    refuse_unsupported(oci, linux, namespaces.user.is_some())?;
     rootfs::check(linux)?;
     let report = pipes.report_end.try_clone().map_err(|error| cannot("keep the pipe for reports", &error))?;
     let mut launch = Launch::new(oci, read_filter(dir)?, report)?;
@@ -113,7 +118,6 @@ fn build(
         let single = process::SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
         launch = launch.below_init(single);
     }
-    rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
     apply_to_self(oci)?;
     set_personality(linux.personality().as_ref())?;
     // Whoever shares a namespace with this process must not reach into it while it holds the host's descriptors.
@@ -125,8 +129,21 @@ fn build(
         ChildStreams::Terminal { console_socket } => Some(connect(console_socket)?),
         ChildStreams::Pipes { .. } => None,
     };
-    enter_namespaces(namespaces, &spec, linux)?;
-    let root = Root::mount(config, &spec, linux)?;
+    join_namespaces(namespaces)?;
+    let root = match &namespaces.user {
+        None => {
+            own_namespaces(namespaces, &spec, linux)?;
+            Root::mount(config, &spec, linux)?
+        }
+        Some(path) => {
+            set_limits(oci)?;
+            Stage::set(config, &spec, linux)?;
+            enter_user_namespace(path, namespaces, &pipes.number_end)?;
+            own_namespaces(namespaces, &spec, linux)?;
+            Root::of_stage(Stage::found().map_err(|error| cannot("find the host's mounts again", &error))?)?
+        }
+    };
+    rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
     root.furnish(config, &spec, linux)?;
     if let Some(hooks) = spec.hooks() {
         run_hooks(dir, config, &spec, hooks, pipes)?;
@@ -173,12 +190,14 @@ fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
 }
 
 /// Fails closed: what is not done here is not promised.
-pub(super) fn refuse_unsupported(oci: &Process, linux: &Linux) -> Result<(), RuntimeFailure> {
+pub(super) fn refuse_unsupported(oci: &Process, linux: &Linux, joins_user: bool) -> Result<(), RuntimeFailure> {
+    // What says how a namespace that exists is mapped is only for other runtimes.
+    let maps = !joins_user && (linux.uid_mappings().is_some() || linux.gid_mappings().is_some());
     let label = |label: &Option<String>| label.as_deref().is_some_and(|label| !label.is_empty());
     let asked = [
         ("an SELinux label", label(oci.selinux_label()) || label(linux.mount_label())),
         ("CPU affinity of execs", oci.exec_cpu_affinity().is_some()),
-        ("user mappings", linux.uid_mappings().is_some() || linux.gid_mappings().is_some()),
+        ("user mappings", maps),
         ("Intel RDT", linux.intel_rdt().is_some()),
         ("network devices", linux.net_devices().is_some()),
         ("a memory policy", linux.memory_policy().is_some()),
@@ -206,11 +225,37 @@ fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure
     entered.map_err(|error| cannot("enter the cgroup", &error))
 }
 
-fn enter_namespaces(namespaces: &Namespaces, spec: &Spec, linux: &Linux) -> Result<(), RuntimeFailure> {
+fn join_namespaces(namespaces: &Namespaces) -> Result<(), RuntimeFailure> {
     for (kind, path) in &namespaces.joined {
         namespace::enter(path, *kind as u32)
             .map_err(|error| cannot(&format!("join the {} namespace {path:?}", kind_name(*kind)), &error))?;
     }
+    Ok(())
+}
+
+/// Goes into the user namespace and makes the new ones there, with the rights of the host no more. Returns in a second child,
+/// which is the shim's own and in the right PID namespace: this one's own cannot change, and ends.
+fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: &OwnedFd) -> Result<(), RuntimeFailure> {
+    let user =
+        UserNamespace::open(path).map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
+    if let Some(path) = &namespaces.joined_pid {
+        // Counts for children only.
+        namespace::enter(path, LinuxNamespaceType::Pid as u32)
+            .map_err(|error| cannot(&format!("join the PID namespace {path:?}"), &error))?;
+    }
+    user.enter().map_err(|error| cannot("enter the user namespace", &error))?;
+    let new_pid = namespaces.new & LinuxNamespaceType::Pid as u32;
+    let rest = namespaces.new & !new_pid;
+    namespace::new_namespaces(rest).map_err(|error| cannot("make the container's namespaces", &error))?;
+    let forked = process::SingleThread::prove().and_then(|single| single.fork_sibling_into(new_pid));
+    match forked.map_err(|error| cannot("make the container's first process", &error))? {
+        Fork::Child => Ok(()),
+        Fork::Parent(pid) => process::exit_now(i32::from(tell(number, &Outcome::Pid(pid, None)).is_err())),
+    }
+}
+
+/// Makes the cgroup namespace, and gives names to the new ones.
+fn own_namespaces(namespaces: &Namespaces, spec: &Spec, linux: &Linux) -> Result<(), RuntimeFailure> {
     if namespaces.new_cgroup {
         namespace::new_cgroup_namespace().map_err(|error| cannot("make a cgroup namespace", &error))?;
     }
@@ -269,12 +314,18 @@ fn take_terminal(inside: &Directory, oci: &Process, console: &UnixStream) -> Res
     pty::take_over(&slave).map_err(|error| cannot("take over the terminal", &error))
 }
 
-/// Limits, working directory, user: the last things that need more rights than the program will have.
-fn become_user(inside: &Directory, oci: &Process) -> Result<(), RuntimeFailure> {
+/// In a user namespace they can be lowered only.
+fn set_limits(oci: &Process) -> Result<(), RuntimeFailure> {
     for rlimit in oci.rlimits().iter().flatten() {
         process::set_resource_limit(resource_number(rlimit.typ()), rlimit.soft(), rlimit.hard())
             .map_err(|error| cannot(&format!("set {}", rlimit.typ()), &error))?;
     }
+    Ok(())
+}
+
+/// Limits, working directory, user: the last things that need more rights than the program will have.
+fn become_user(inside: &Directory, oci: &Process) -> Result<(), RuntimeFailure> {
+    set_limits(oci)?;
     let user = oci.user();
     if let Some(mask) = user.umask() {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));

@@ -13,14 +13,17 @@ use rustix::mount::{
     unmount,
 };
 use shoal_engine_sys::fs::{self, Directory, FileKind};
+use shoal_engine_sys::mount_tree;
 use shoal_engine_sys::namespace::MountChange;
 
 use super::options::{self, Options};
+use super::stage::Stage;
 use super::{cannot, cgroups, dev};
 use crate::runtime::isolate;
 use crate::runtime::spec::REPLACEABLE_IN_PROC;
 use crate::shim::config::ShimConfig;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
+use crate::snapshot::RootfsMount;
 
 /// `PROC_SUPER_MAGIC`.
 const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
@@ -33,23 +36,38 @@ pub(super) struct Root {
     /// Mounts of the kernel's own file systems, and where they were attached. What is hidden in them is looked up in
     /// them: where they are by now is up to whoever can rename a directory above (CVE-2025-52881).
     kernels_own: RefCell<Vec<(PathBuf, Directory)>>,
+    /// What the host's root has mounted for a container in a user namespace.
+    stage: Option<Stage>,
+}
+
+/// The root file system, mounted nowhere yet.
+pub(super) fn layered(config: &ShimConfig, path: &Path) -> io::Result<OwnedFd> {
+    match config.rootfs.as_ref().map(RootfsMount::open).transpose()?.flatten() {
+        Some(mount) => Ok(mount),
+        None => clone_tree(path, true),
+    }
 }
 
 impl Root {
+    /// The root of a container in a user namespace: it was mounted before that was entered.
+    pub(super) fn of_stage(stage: Stage) -> Result<Self, RuntimeFailure> {
+        let make = || -> io::Result<Self> {
+            let mount = stage.root()?;
+            MountChange { propagation: options::PRIVATE, recursive: false, ..MountChange::default() }.apply(&mount)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = rustix::fs::openat(&mount, ".", flags, Mode::empty())?.into();
+            Ok(Self { mount, directory, kernels_own: RefCell::default(), stage: Some(stage) })
+        };
+        make().map_err(|error| cannot("mount the root file system", &error))
+    }
+
     /// Mounts the root file system where the specification says, seen by this process only.
     pub(super) fn mount(config: &ShimConfig, spec: &Spec, linux: &Linux) -> Result<Self, RuntimeFailure> {
         let failed = |error: io::Error| cannot("mount the root file system", &error);
         let root = spec.root().as_ref();
         let path = root.ok_or_else(|| RuntimeFailure::other("the specification has no root"))?.path();
         isolate(path, linux.rootfs_propagation().as_deref()).map_err(failed)?;
-        let layered = match &config.rootfs {
-            Some(rootfs) => rootfs.open().map_err(failed)?,
-            None => None,
-        };
-        let mount = match layered {
-            Some(mount) => mount,
-            None => clone_tree(path, true).map_err(failed)?,
-        };
+        let mount = layered(config, path).map_err(failed)?;
         MountChange { propagation: options::PRIVATE, recursive: false, ..MountChange::default() }
             .apply(&mount)
             .map_err(failed)?;
@@ -57,20 +75,20 @@ impl Root {
             .map_err(|error| failed(error.into()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&mount, ".", flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        Ok(Self { mount, directory: directory.into(), kernels_own: RefCell::default() })
+        Ok(Self { mount, directory: directory.into(), kernels_own: RefCell::default(), stage: None })
     }
 
     /// Makes all mounts, devices, masks.
     pub(super) fn furnish(&self, config: &ShimConfig, spec: &Spec, linux: &Linux) -> Result<(), RuntimeFailure> {
         let mounts = spec.mounts().as_deref().unwrap_or_default();
-        for mount in mounts {
-            self.add(config, linux, mount)
+        for (index, mount) in mounts.iter().enumerate() {
+            self.add(config, linux, mount, index)
                 .map_err(|error| cannot(&format!("mount {:?} at {:?}", kind(mount), mount.destination()), &error))?;
         }
         // As runc: a /dev from outside is left as it is.
         let foreign = mounts.iter().any(|mount| mount.destination() == Path::new("/dev") && kind(mount) == "bind");
         if !foreign {
-            dev::fill(&self.directory, linux.devices().as_deref().unwrap_or_default())?;
+            dev::fill(&self.directory, linux.devices().as_deref().unwrap_or_default(), self.stage.as_ref())?;
         }
         self.write_sysctls(linux)?;
         self.make_read_only(linux).map_err(|error| cannot("make paths read-only", &error))?;
@@ -83,41 +101,21 @@ impl Root {
         Ok(())
     }
 
-    fn add(&self, config: &ShimConfig, linux: &Linux, mount: &Mount) -> io::Result<()> {
+    fn add(&self, config: &ShimConfig, linux: &Linux, mount: &Mount, index: usize) -> io::Result<()> {
         let words = mount.options().as_deref().unwrap_or_default();
         let options = Options::parse(words).map_err(|failure| io::Error::other(failure.message))?;
         match kind(mount) {
             "bind" => {
-                let subpath = config.subpaths.get(mount.destination()).map(PathBuf::as_path);
-                if let Some(image) = config.images.get(mount.destination()) {
-                    // Where the host's root still is: it goes with that.
-                    image.mount()?;
-                }
-                self.add_bind(mount, &options, subpath)
+                let tree = match &self.stage {
+                    None => bind_tree(config, mount, &options)?,
+                    Some(stage) => stage.take_mount(index)?,
+                };
+                let is_directory = fs::metadata(&tree)?.kind == FileKind::Directory;
+                attach(&tree, self.target(mount.destination(), is_directory)?)
             }
             "cgroup" | "cgroup2" => cgroups::add(self, config, linux, mount.destination(), &options),
             kind => self.add_file_system(kind, mount, &options),
         }
-    }
-
-    fn add_bind(&self, mount: &Mount, options: &Options, subpath: Option<&Path>) -> io::Result<()> {
-        let source = mount.source().as_deref().ok_or_else(|| io::Error::other("a bind mount needs a source"))?;
-        if !options.data.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown options: {:?}", options.data)));
-        }
-        let recursive = options.bind.unwrap_or(true);
-        let tree = match subpath {
-            None => clone_tree(source, recursive)?,
-            Some(subpath) => clone_below(&Directory::open(source)?.open_any(subpath, true)?, recursive)?,
-        };
-        let is_directory = fs::metadata(&tree)?.kind == FileKind::Directory;
-        let target = self.target(mount.destination(), is_directory)?;
-        let (kind, recursive) = options.propagation.unwrap_or((options::PRIVATE, true));
-        MountChange { propagation: kind, recursive, ..MountChange::default() }.apply(&tree)?;
-        for change in options.changes() {
-            change.apply(&tree)?;
-        }
-        attach(&tree, &target)
     }
 
     fn add_file_system(&self, kind: &str, mount: &Mount, options: &Options) -> io::Result<()> {
@@ -273,6 +271,51 @@ impl Root {
     }
 }
 
+/// Is it a bind mount?
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    kind(mount) == "bind"
+}
+
+/// What a bind mount shows, mounted nowhere yet.
+pub(super) fn bind_tree(config: &ShimConfig, mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
+    let subpath = config.subpaths.get(mount.destination()).map(PathBuf::as_path);
+    if let Some(image) = config.images.get(mount.destination()) {
+        // Where the host's root still is: it goes with that.
+        image.mount()?;
+    }
+    let source = mount.source().as_deref().ok_or_else(|| io::Error::other("a bind mount needs a source"))?;
+    if !options.data.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown options: {:?}", options.data)));
+    }
+    let recursive = options.bind.unwrap_or(true);
+    let tree = match subpath {
+        None => match of_other_process(source) {
+            Some((namespace, path)) => copy_from(&namespace, &path)?,
+            None => clone_tree(source, recursive)?,
+        },
+        Some(subpath) => clone_below(&Directory::open(source)?.open_any(subpath, true)?, recursive)?,
+    };
+    let (kind, recursive) = options.propagation.unwrap_or((options::PRIVATE, true));
+    MountChange { propagation: kind, recursive, ..MountChange::default() }.apply(&tree)?;
+    for change in options.changes() {
+        change.apply(&tree)?;
+    }
+    Ok(tree)
+}
+
+/// `/proc/<pid>/root/...` is on a mount of another process's, which the kernel copies only for who is in its mount namespace.
+fn of_other_process(source: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut parts = source.strip_prefix("/proc").ok()?.components();
+    let pid = parts.next()?.as_os_str().to_str()?.parse::<u32>().ok()?;
+    (parts.next()?.as_os_str() == "root")
+        .then(|| (PathBuf::from(format!("/proc/{pid}/ns/mnt")), Path::new("/").join(parts.as_path())))
+}
+
+fn copy_from(namespace: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let namespace = std::fs::File::open(namespace)?;
+    mount_tree::copy_one_from(namespace.as_fd(), path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 /// What is to be mounted: runc's rule for what is a bind mount.
 fn kind(mount: &Mount) -> &str {
     let words = mount.options().as_deref().unwrap_or_default();
@@ -316,7 +359,7 @@ pub(super) fn clone_handle(handle: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// The same, with the mounts below it if wanted.
-fn clone_below(handle: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
+pub(super) fn clone_below(handle: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;

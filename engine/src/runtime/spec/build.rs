@@ -62,6 +62,11 @@ fn linux(input: &SpecInput, filter: Option<&Filter>) -> Result<Linux, SpecError>
     let mut linux = linux.build()?;
     let sysctls = sysctl::plan(input)?;
     linux.set_sysctl((!sysctls.is_empty()).then_some(sysctls));
+    if let Some((_, map)) = &input.user_namespace {
+        let (uids, gids) = map.to_oci()?;
+        linux.set_uid_mappings(Some(uids));
+        linux.set_gid_mappings(Some(gids));
+    }
     linux.set_seccomp(filter.map(|filter| filter.oci.clone()));
     linux.set_rootfs_propagation(mounts::root_propagation(input).map(str::to_owned));
     Ok(linux)
@@ -92,6 +97,9 @@ fn namespaces(input: &SpecInput) -> Result<Vec<LinuxNamespace>, SpecError> {
             NamespaceMode::Private => namespaces.push(namespace.build()?),
             NamespaceMode::Join(path) => namespaces.push(namespace.path(path).build()?),
         }
+    }
+    if let Some((path, _)) = &input.user_namespace {
+        namespaces.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::User).path(path).build()?);
     }
     Ok(namespaces)
 }
