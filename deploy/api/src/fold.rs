@@ -92,6 +92,8 @@ impl<'de> Deserializer<'de> for Folded {
     ) -> Result<V::Value, Error> {
         match self.0 {
             Value::Object(members) => visit_map(rename(members, names), visitor),
+            // A list could be read as a struct's members in their order: nobody means that.
+            Value::Array(_) => Err(serde::de::Error::custom("invalid type: a list, expected an object")),
             other => Self(other).deserialize_any(visitor),
         }
     }

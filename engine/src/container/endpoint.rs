@@ -87,13 +87,13 @@ pub(super) fn options(settings: &EndpointSettings, names: &[&str]) -> Result<End
         match name.as_str() {
             INTERFACE_OPTION => options.interface = Some(value.clone()),
             SYSCTLS_OPTION => options.sysctls = sysctls(value)?,
-            // Others may be for other drivers; of those that look like one of these, a slip of the pen is told.
-            other if other.starts_with(OPTIONS) => {
+            // Of another maker, as the names of Docker's options are of theirs: for other drivers.
+            other if other.contains('.') && !other.starts_with(OPTIONS) => {}
+            other => {
                 return Err(Failure::invalid(format!(
                     "unknown endpoint option {other}: {INTERFACE_OPTION} and {SYSCTLS_OPTION} are known"
                 )));
             }
-            _ => {}
         }
     }
     Ok(options)
@@ -157,6 +157,8 @@ mod tests {
             assert!(options(&with_option(SYSCTLS_OPTION, text), &[]).is_err(), "{text}");
         }
         assert!(options(&with_option("colour", "red"), &[]).is_err());
+        assert!(options(&with_option("com.docker.network.endpoint.colour", "red"), &[]).is_err());
+        assert!(options(&with_option("com.example.colour", "red"), &[]).is_ok(), "it is another driver's");
     }
 
     #[test]

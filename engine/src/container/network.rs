@@ -352,6 +352,7 @@ pub(crate) async fn connect(
     }
     if running {
         let record = container.record().clone();
+        inner.networks.set_links(&container.id, links::names(&record));
         match attach_one(inner, &record, &found.name, Vec::new()).await {
             Ok(endpoint) => {
                 if let Some(settings) = container.record().networks.get_mut(&found.name) {

@@ -35,10 +35,10 @@ pub(crate) async fn remove(
                 Err(Failure::conflict(format!("removal of container {} is already in progress", container.id)))
             };
         }
+        if !options.force && (phase.has_process() || phase == Phase::Restarting) {
+            return Err(refusal(container, phase));
+        }
         if phase.has_process() {
-            if !options.force {
-                return Err(refusal(container, phase));
-            }
             let shim = container.shim();
             let _stopped_before = container.step(Input::StopAsked);
             drop(turn);
@@ -57,6 +57,7 @@ pub(crate) async fn remove(
 fn refusal(container: &Container, phase: Phase) -> Failure {
     let (state, advice) = match phase {
         Phase::Paused => ("paused", "unpause and then stop the container before removal or force remove"),
+        Phase::Restarting => ("restarting", "stop the container before removing or force remove"),
         _ => ("running", "stop the container before removing or force remove"),
     };
     Failure::conflict(format!("cannot remove container \"/{}\": container is {state}: {advice}", container.name()))

@@ -227,6 +227,11 @@ impl NetworkController {
         self.run(move |core| core.destroy_sandbox(&id)).await
     }
 
+    /// Names that only this container knows, and what each stands for: they hold from its next attachment on.
+    pub fn set_links(&self, id: &str, links: BTreeMap<String, String>) {
+        self.core.set_links(id, links);
+    }
+
     /// Gives the container a new name, for DNS and inspect.
     pub fn rename(&self, id: &str, name: &str) {
         self.core.rename(id, name);

@@ -1,6 +1,6 @@
 //! Sandboxes: made, put on networks, taken off, removed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -449,6 +449,13 @@ impl Core {
         }
         errors.note(self.disk.remove_sandbox(id));
         errors.finish()
+    }
+
+    /// Names that only this container knows, from its next attachment on.
+    pub(super) fn set_links(&self, id: &str, links: BTreeMap<String, String>) {
+        if let Some(record) = lock(&self.state).records.get_mut(id) {
+            record.options.links = links;
+        }
     }
 
     /// Gives the container a new name.

@@ -350,10 +350,14 @@ pub(crate) async fn an_export_has_the_root_alone(host: Host) -> Host {
         ..HostConfig::default()
     };
     let id = host
-        .create("cc", &["sh", "-c", "echo v > /data/v; echo m > /memory/m; echo r > /srv/r; sleep 1000"], config)
+        .create(
+            "cc",
+            &["sh", "-c", "echo v > /data/v; echo m > /memory/m; echo r > /srv/r; echo > /srv/done; sleep 1000"],
+            config,
+        )
         .await;
     host.engine.containers().start(&id).await.unwrap();
-    host.until("it has written", async || host.cp_out(&id, "/srv/r").await.is_ok()).await;
+    host.until("it has written", async || host.cp_out(&id, "/srv/done").await.is_ok()).await;
     for round in ["running", "stopped"] {
         let found = unpacked(host.engine.containers().export(&id).await.unwrap()).await;
         assert_eq!(found["srv/r"].2, "r\n", "{round}");

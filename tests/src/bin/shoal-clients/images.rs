@@ -64,6 +64,11 @@ impl StandIn {
     }
 }
 
+/// The image that most tests pull.
+pub(crate) fn hello() -> String {
+    STAND_INS[0].name()
+}
+
 /// Makes the images that are not there.
 pub(crate) fn make(lab: &Lab) -> anyhow::Result<()> {
     for image in &STAND_INS {

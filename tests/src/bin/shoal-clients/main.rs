@@ -9,6 +9,9 @@ mod exceptions;
 mod images;
 mod suite;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use anyhow::ensure;
 use shoal_tests::lab::Lab;
 use shoal_tests::wait;
@@ -16,6 +19,9 @@ use shoal_tests::wait;
 use crate::exceptions::Side;
 use crate::suite::{Suite, Test};
 
+/// It asks for events and pulls an image at the same time, on two connections. Where a pull takes no time, it may be over
+/// before anybody listens: then another one has to be heard.
+const HEARS_A_PULL: &str = "system_test::integration_test_events";
 /// The only host of the lab.
 const HOST: &str = "m1";
 
@@ -52,7 +58,11 @@ fn run(suite: &Suite, tests: &[Test], lab: &Lab, side: Side) -> anyhow::Result<R
             lab.ok(HOST, "swarm leave --force")?;
         }
         let begin = wait::now();
-        let outcome = suite.run(test, &lab.socket(HOST))?;
+        let outcome = if test.to_string() == HEARS_A_PULL {
+            while_pulling(lab, || suite.run(test, &lab.socket(HOST)))?
+        } else {
+            suite.run(test, &lab.socket(HOST))?
+        };
         let reason = exceptions::reason(test, side);
         let word = match (&outcome, reason) {
             (Ok(()), None) => "passed",
@@ -68,6 +78,23 @@ fn run(suite: &Suite, tests: &[Test], lab: &Lab, side: Side) -> anyhow::Result<R
         report.outcomes.push((test.to_string(), outcome.is_ok(), reason));
     }
     Ok(report)
+}
+
+/// Works while an image is pulled every second.
+fn while_pulling<T>(lab: &Lab, work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                wait::pause(Duration::from_secs(1));
+                // Whether the test hears of one is what it says itself.
+                drop(lab.docker(HOST, &["pull", "-q", &images::hello()]));
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
 }
 
 /// What became of the tests: the name, whether it passed, and why it was not expected to.

@@ -306,6 +306,30 @@ assert 'A=b' in kept.attrs['Config']['Env']
 # It reads heads through a buffer, and what follows without it: what comes too early is lost.
 for n in range(20):
     assert made.exec_run(['echo', str(n)]).output == b'%d\n' % n, n
+# The start says how the output is read; an end counts, though a policy starts it again.
+raw = client.api.exec_create(made.id, ['echo', 'x'], tty=True)
+assert client.api.exec_start(raw) == b'x\r\n'
+again = client.containers.run(image, ['sh', '-c', 'exit 3'], detach=True, restart_policy={'Name': 'always'})
+assert again.wait()['StatusCode'] == 3
+try:
+    again.remove()
+    assert False
+except docker.errors.APIError as error:
+    assert 'stop the container before' in error.explanation.lower(), error.explanation
+again.remove(force=True)
+net = client.networks.create('sdk-net', ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool('10.77.0.0/24')]))
+assert client.api.inspect_network('sdk-net', scope='local')['IPAM']['Options'] is None
+try:
+    client.api.inspect_network('sdk-net', scope='global')
+    assert False
+except docker.errors.NotFound:
+    pass
+client.networks.get('bridge').disconnect(made)
+net.connect(made, links=[('upstream', 'bar')], driver_opt={'com.example.setting': 'x'})
+upstream = client.containers.run(image, ['sleep', '1000'], detach=True, name='upstream', network='sdk-net')
+code, said = made.exec_run(['ping', '-c', '1', 'bar'])
+assert code == 0, said
+upstream.remove(force=True); net.disconnect(made); net.remove()
 made.pause(); made.reload(); assert made.status == 'paused'
 made.unpause(); made.rename('sdk2'); made.reload(); assert made.name == 'sdk2'
 assert made.top()['Titles'][1] == 'PID'
