@@ -15,11 +15,12 @@ mod options;
 mod rootfs;
 mod stage;
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType};
 use serde::Deserialize;
 use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{Fork, SingleThread};
@@ -65,8 +66,9 @@ impl Builtin {
 
 impl Runtime for Builtin {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
-        self.hooks = HostHooks::read(&self.dir, &self.config.id)?;
-        let namespaces = Namespaces::read(&self.dir.join(SPEC_FILE))?;
+        let spec = SpecPart::read(&self.dir.join(SPEC_FILE))?;
+        self.hooks = HostHooks::new(spec.hooks, spec.annotations, &self.config.id, &self.dir);
+        let namespaces = Namespaces::plan(&spec.linux.namespaces)?;
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let (go_end, go) = pipe()?;
@@ -159,6 +161,29 @@ impl Runtime for Builtin {
     }
 }
 
+/// What of a specification the shim itself needs; the rest is skipped, not built.
+#[derive(Debug, Deserialize)]
+struct SpecPart {
+    linux: LinuxPart,
+    #[serde(default)]
+    hooks: Option<Hooks>,
+    #[serde(default)]
+    annotations: Option<HashMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LinuxPart {
+    #[serde(default)]
+    namespaces: Vec<LinuxNamespace>,
+}
+
+impl SpecPart {
+    fn read(path: &Path) -> Result<Self, RuntimeFailure> {
+        let bytes = std::fs::read(path).map_err(|error| cannot("read the specification", &error))?;
+        serde_json::from_slice(&bytes).map_err(|error| RuntimeFailure::other(format!("bad specification: {error}")))
+    }
+}
+
 /// Which namespaces the container has.
 #[derive(Debug)]
 struct Namespaces {
@@ -177,22 +202,6 @@ struct Namespaces {
 }
 
 impl Namespaces {
-    fn read(path: &Path) -> Result<Self, RuntimeFailure> {
-        #[derive(Deserialize)]
-        struct SpecPart {
-            linux: LinuxPart,
-        }
-        #[derive(Deserialize)]
-        struct LinuxPart {
-            #[serde(default)]
-            namespaces: Vec<LinuxNamespace>,
-        }
-        let bytes = std::fs::read(path).map_err(|error| cannot("read the specification", &error))?;
-        let part: SpecPart = serde_json::from_slice(&bytes)
-            .map_err(|error| RuntimeFailure::other(format!("bad specification: {error}")))?;
-        Self::plan(&part.linux.namespaces)
-    }
-
     fn plan(namespaces: &[LinuxNamespace]) -> Result<Self, RuntimeFailure> {
         use LinuxNamespaceType as Kind;
         let refuse = |text: &str| Err(RuntimeFailure::new(FailureKind::CannotApply, text));

@@ -16,10 +16,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hook, Hooks};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde::Deserialize;
 use shoal_engine_sys::{namespace, process};
 
-use crate::shim::config::SPEC_FILE;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 use crate::shim::say;
 
@@ -58,26 +56,23 @@ impl State<'_> {
 }
 
 /// The hooks that run on the host, with what they are told.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct HostHooks {
-    #[serde(default)]
     hooks: Option<Hooks>,
-    #[serde(default)]
     annotations: Option<HashMap<String, String>>,
-    #[serde(skip)]
     id: String,
-    #[serde(skip)]
     bundle: PathBuf,
 }
 
 impl HostHooks {
-    /// Reads those of the container in this folder.
-    pub(super) fn read(bundle: &Path, id: &str) -> Result<Self, RuntimeFailure> {
-        let failed = |error: String| RuntimeFailure::other(format!("cannot read the hooks: {error}"));
-        let bytes = std::fs::read(bundle.join(SPEC_FILE)).map_err(|error| failed(error.to_string()))?;
-        let mut read: Self = serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))?;
-        (read.id, read.bundle) = (id.to_owned(), bundle.to_owned());
-        Ok(read)
+    /// Those of the container in this folder.
+    pub(super) fn new(
+        hooks: Option<Hooks>,
+        annotations: Option<HashMap<String, String>>,
+        id: &str,
+        bundle: &Path,
+    ) -> Self {
+        Self { hooks, annotations, id: id.to_owned(), bundle: bundle.to_owned() }
     }
 
     fn state<'a>(&'a self, status: &'a str, pid: Option<u32>) -> State<'a> {

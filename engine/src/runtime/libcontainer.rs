@@ -104,7 +104,8 @@ impl Libcontainer {
 
 impl Runtime for Libcontainer {
     fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
-        self.hooks = HostHooks::read(&self.dir, &self.config.id)?;
+        let spec = SpecPart::read(&self.dir.join(SPEC_FILE))?;
+        self.hooks = HostHooks::new(spec.hooks, Some(spec.annotations), &self.config.id, &self.dir);
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let notes = ErrorNotes::new().map_err(|error| cannot("make a file in memory", &error))?;

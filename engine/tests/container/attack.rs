@@ -44,12 +44,14 @@ async fn import(host: &Host, name: &str, links: &[(&str, &str)], programs: &[(&s
     for (path, link) in links {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
-        (header.set_size(0), header.set_mode(0o777));
+        header.set_size(0);
+        header.set_mode(0o777);
         archive.append_link(&mut header, path, link).unwrap();
     }
     for (path, content) in programs {
         let mut header = tar::Header::new_gnu();
-        (header.set_size(content.len() as u64), header.set_mode(0o4755));
+        header.set_size(content.len() as u64);
+        header.set_mode(0o4755);
         archive.append_data(&mut header, path, content.as_bytes()).unwrap();
     }
     let request = ImportRequest {
@@ -167,7 +169,7 @@ pub(crate) async fn a_volume_that_is_filled_lends_no_hand(host: Host) -> Host {
         let _swapper = Swapper::start(volume.mountpoint.into(), victim.clone());
         let mut wanted = super::harness::request(&["true"], HostConfig::default());
         wanted.config.image = "pipes".to_owned();
-        wanted.host_config.binds = Some(vec![format!("{name}:/data")].into());
+        wanted.host_config.binds = Some(vec![format!("{name}:/data")]);
         let _refused_or_not = host.engine.containers().create(None, wanted).await;
         assert!(!is_changed(), "round {round}: the mode of a file of the host was changed");
     }
@@ -207,10 +209,8 @@ pub(crate) async fn other_users_of_the_host_reach_nothing(host: Host) -> Host {
     let script = "busybox cp /bin/busybox /srv/busybox-suid; busybox chmod 4755 /srv/busybox-suid; echo s > /data/secret; \
                   busybox chmod 777 /data; busybox mkfifo -m 666 /tmp/ready; sleep 1000";
     let binds = vec!["kept:/data".to_owned()];
-    let mut wanted = super::harness::request(
-        &["sh", "-c", script],
-        HostConfig { binds: Some(binds.into()), ..HostConfig::default() },
-    );
+    let mut wanted =
+        super::harness::request(&["sh", "-c", script], HostConfig { binds: Some(binds), ..HostConfig::default() });
     wanted.config.image = "rich".to_owned();
     let id = host.engine.containers().create(None, wanted).await.unwrap().id;
     host.engine.containers().start(&id).await.unwrap();

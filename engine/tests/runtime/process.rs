@@ -10,7 +10,7 @@ use shoal_engine::shim::client::{AttachEvent, AttachOptions};
 
 use super::exec::Box;
 use super::lifecycle::with_init;
-use super::sandbox::{Backend, Sandbox, read_all};
+use super::sandbox::{Backend, Sandbox, eventually, read_all};
 
 pub(crate) const TESTS: &[crate::Test] = &[
     ("process::every_limit_is_set", every_limit_is_set),
@@ -245,20 +245,26 @@ fn signals_reach_the_program(backend: Backend) {
 /// The kernel gives the first process of a namespace no signal that it does not handle.
 fn the_first_process_is_the_kernels_own_case(backend: Backend) {
     let sandbox = Sandbox::new(backend);
+    // runc says that it has started before its own first process has become the program.
+    let start = |input: &shoal_engine::runtime::spec::SpecInput, name: &str| {
+        let running = sandbox.create(input).unwrap();
+        sandbox.wait_for(running.shim.start()).unwrap();
+        let comm = format!("/proc/{}/comm", running.shim.pid());
+        eventually("it is the program", || std::fs::read_to_string(&comm).unwrap().trim() == name);
+        running
+    };
     for signal in [15, 1, 10] {
-        let running = sandbox.create(&sandbox.input(&["sleep", "100"])).unwrap();
+        let running = start(&sandbox.input(&["sleep", "100"]), "sleep");
         sandbox.wait_for(async {
-            running.shim.start().await.unwrap();
             running.shim.signal(signal, false).await.unwrap();
             // The kernel has dropped it by the time that the next one is taken.
             running.shim.signal(9, false).await.unwrap();
             let exit = running.shim.wait().await.unwrap();
             assert_eq!((exit.code, exit.signal), (137, Some(9)), "{signal}");
         });
-        let running = sandbox.create(&with_init(&sandbox, &["sleep", "100"])).unwrap();
+        let running = start(&with_init(&sandbox, &["sleep", "100"]), "docker-init");
         sandbox.wait_for(async {
-            running.shim.start().await.unwrap();
-            // runc says that it has started before its init listens.
+            // Until it listens, and has a program to pass it on to.
             while running.shim.signal(signal, false).await.is_ok() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }

@@ -124,8 +124,7 @@ fn the_hosts_settings_cannot_be_written(backend: Backend) {
     let script = &script.replace("DISK", disk.as_deref().unwrap_or("7 0"));
     assert_eq!(sandbox.shell(script, |_| {}), "");
     let with_others = |input: &mut SpecInput| {
-        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        input.capabilities.add = own(&["NET_ADMIN", "SYS_PTRACE", "SYS_RAWIO", "SYSLOG"]);
+        input.capabilities.add = ["NET_ADMIN", "SYS_PTRACE", "SYS_RAWIO", "SYSLOG"].map(str::to_owned).into();
         input.seccomp = SeccompChoice::Unconfined;
     };
     assert_eq!(sandbox.shell(script, with_others), "");
