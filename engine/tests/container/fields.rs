@@ -111,7 +111,11 @@ fn mount_and_network_cases() -> Vec<Case> {
         ),
         host("NetworkMode", json!("bridge"), Prints("ip -o link", "eth0")),
         on_bridge(host("PortBindings", json!({"80/tcp": [{"HostPort": "x"}]}), Refused("invalid port"))),
-        on_bridge(host("PortBindings", json!({"80/tcp": [{"HostIp": "::1", "HostPort": "1"}]}), Refused("IPv4"))),
+        on_bridge(host(
+            "PortBindings",
+            json!({"80/tcp": [{"HostIp": "2001:db8::1", "HostPort": "1"}]}),
+            Refused("Cannot assign requested address"),
+        )),
         host("RestartPolicy", json!({"Name": "sometimes"}), Refused("sometimes")),
         host("AutoRemove", json!(true), Shows("/HostConfig/AutoRemove", json!(true))),
         Case { with: json!({"Binds": ["vol:/v"]}), ..host("VolumeDriver", json!("nosuch"), Refused("nosuch")) },

@@ -102,7 +102,8 @@ use Kind::{Any, Bytes, DriverOptions, Features, List, Number, Pairs, Pools, Runt
 
 const IPV6: Effect = Refused("IPv6 is not offered yet");
 const NO_CONTAINERD: Effect = Idle("no containerd is used");
-const NO_PROXY_PROCESS: Effect = Idle("published ports are rules of the kernel, loopback included");
+const NO_PROXY_PROCESS: Effect =
+    Idle("published ports are rules of the kernel, loopback included, and on IPv6 addresses carried by the daemon");
 const NO_NETWORK_GOSSIP: Effect = Idle("networks have no gossip: the cluster's store is the truth");
 const RAFT_TIMING: Effect = Idle("raft has its own timing");
 const NO_STORE: Effect = Refused("clusters need no store of their own: use `swarm init`");
