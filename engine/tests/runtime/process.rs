@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("process::an_exec_is_what_its_process_says", an_exec_is_what_its_process_says),
     ("process::scheduling_and_personality_are_as_asked", scheduling_and_personality_are_as_asked),
     ("process::clocks_can_be_its_own", clocks_can_be_its_own),
+    ("process::what_is_not_done_is_refused", what_is_not_done_is_refused),
     ("process::signals_reach_the_program", signals_reach_the_program),
     ("process::the_first_process_is_the_kernels_own_case", the_first_process_is_the_kernels_own_case),
     ("process::a_filter_does_what_it_says", a_filter_does_what_it_says),
@@ -201,6 +202,40 @@ fn clocks_can_be_its_own(backend: Backend) {
         assert_ne!(lines[3], own.to_str().unwrap());
     }
     assert_eq!(seen.lines().next_back(), again.lines().next_back(), "an exec has the same");
+}
+
+/// What the built-in runtime leaves undone it does not promise.
+fn what_is_not_done_is_refused(backend: Backend) {
+    if backend != Backend::Builtin {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    for (part, words) in [
+        (json!({"namespaces": [{"type": "mount"}, {"type": "user"}]}), "user namespaces"),
+        (json!({"namespaces": [{"type": "pid"}]}), "mounts of its own"),
+        (json!({"uidMappings": mapping}), "user mappings"),
+        (json!({"gidMappings": mapping}), "user mappings"),
+        (json!({"intelRdt": {"closID": "x"}}), "Intel RDT"),
+        (json!({"timeOffsets": {"boottime": {"secs": 1}}}), "time offsets need"),
+        (json!({"personality": {"domain": "LINUX", "flags": ["X"]}}), "flags of a personality"),
+        (json!({"mountLabel": "system_u:object_r:x_t:s0"}), "SELinux"),
+        (json!({"rootfsPropagation": "sideways"}), "root propagation"),
+        (json!({"resources": {"unified": {"memory.high": "1"}}}), "unified"),
+        (json!({"resources": {"network": {"classID": 1}}}), "network priorities"),
+        (json!({"resources": {"rdma": {"mlx": {"hcaHandles": 1}}}}), "RDMA"),
+    ] {
+        let input = sandbox.input(&["true"]);
+        let change = |spec: &mut oci_spec::runtime::Spec| {
+            let mut whole = serde_json::to_value(&*spec).unwrap();
+            let linux = whole["linux"].as_object_mut().unwrap();
+            linux.extend(part.as_object().unwrap().clone());
+            *spec = serde_json::from_value(whole).unwrap();
+        };
+        let error = sandbox.create_from(&input, |_| {}, change).err().unwrap_or_else(|| panic!("{part}"));
+        assert!(error.to_string().contains(words), "{part}: {error}");
+        super::sandbox::assert_gone(&input.cgroup);
+    }
 }
 
 const SIGNALS: &[(i32, &str)] = &[
