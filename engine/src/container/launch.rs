@@ -282,7 +282,7 @@ pub(crate) async fn spawn(
         id_map: input.user_namespace.map(|(_, map)| map),
     };
     let folder = inner.shim_folder(&record.id);
-    let shim = Shim::spawn(&inner.shim_program, &folder, &config, &built.spec, built.seccomp.as_deref()).await?;
+    let shim = Shim::spawn(&inner.shim_program, &folder, &config, built).await?;
     Ok(shim)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{PosixRlimitType, Process, Spec};
 
-use super::spec::INIT_PATH;
+use super::spec::{BuiltSpec, INIT_PATH};
 use crate::shim::client::{ShimError, write_file, write_json};
 use crate::shim::config::{RuntimeKind, SECCOMP_FILE, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -17,33 +17,32 @@ pub(crate) const INIT_ANNOTATION: &str = "io.shoal.init";
 
 /// Writes them into `dir`.
 ///
-/// `config.json` is the specification. Runtimes inside the shim get it without `linux.seccomp` and install the filter as
+/// `config.json` is the specification. A runtime binary gets the filter in it. Runtimes inside the shim install it as
 /// compiled code: compiling the default profile takes 10 ms, which the daemon pays once and not each container.
 /// libcontainer gets a copy without capabilities besides: dropping them comes after the filter, so [`super::launch`] does
 /// both.
 ///
 /// # Errors
-/// When the specification has a filter and its program is missing, asks for what this machine does not allow, or a file
-/// cannot be written.
-pub(crate) fn write(dir: &Path, config: &ShimConfig, spec: &Spec, seccomp: Option<&[u8]>) -> Result<(), ShimError> {
+/// When the specification has a filter that was not compiled, asks for what this machine does not allow, or a file cannot be
+/// written.
+pub(crate) fn write(dir: &Path, config: &ShimConfig, built: BuiltSpec) -> Result<(), ShimError> {
+    let BuiltSpec { mut spec, filter } = built;
     if let Some(process) = spec.process() {
         check_rlimits(process)?;
         check_oom_score(process)?;
     }
     let path = dir.join(SPEC_FILE);
     if matches!(config.runtime, RuntimeKind::Binary { .. }) {
-        return write_json(&path, spec);
+        if let (Some(linux), Some(filter)) = (spec.linux_mut(), filter) {
+            linux.set_seccomp(Some(filter.oci.clone()));
+        }
+        return write_json(&path, &spec);
     }
-    let filtered = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
-    match (filtered, seccomp) {
-        (true, Some(program)) => write_file(&dir.join(SECCOMP_FILE), program)?,
-        (false, None) => {}
-        (true, None) => return Err(refuse("the specification has a seccomp profile, but it was not compiled")),
-        (false, Some(_)) => return Err(refuse("a seccomp program was given for a specification that has no profile")),
+    if spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some()) {
+        return Err(refuse("the specification has a seccomp profile, but it was not compiled"));
     }
-    let mut spec = spec.clone();
-    if let Some(linux) = spec.linux_mut() {
-        linux.set_seccomp(None);
+    if let Some(filter) = filter {
+        write_file(&dir.join(SECCOMP_FILE), &filter.program)?;
     }
     fold_init(&mut spec);
     write_json(&path, &spec)?;

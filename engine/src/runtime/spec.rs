@@ -311,11 +311,11 @@ pub enum SpecError {
     Oci(#[from] oci_spec::OciSpecError),
 }
 
-/// A specification and what the built-in runtime needs besides.
+/// A specification, and the system call filter, which each runtime gets in its own form.
 #[derive(Debug, Clone)]
 pub struct BuiltSpec {
-    /// The specification, complete, for any OCI runtime.
+    /// The specification, complete but for the filter.
     pub spec: oci_spec::runtime::Spec,
-    /// The compiled system call filter, when there is one. Goes to [`crate::shim::client::Shim::spawn`].
-    pub seccomp: Option<std::sync::Arc<[u8]>>,
+    /// The system call filter, when there is one. Shared: a profile has hundreds of names.
+    pub filter: Option<std::sync::Arc<super::seccomp::Filter>>,
 }

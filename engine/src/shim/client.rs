@@ -1,12 +1,12 @@
 //! The daemon's side of a shim: spawning it, finding it again, and talking to it.
 //!
 //! ```no_run
-//! # async fn example(config: shoal_engine::shim::config::ShimConfig, spec: oci_spec::runtime::Spec)
+//! # async fn example(config: shoal_engine::shim::config::ShimConfig, built: shoal_engine::runtime::spec::BuiltSpec)
 //! # -> Result<(), shoal_engine::shim::client::ShimError> {
 //! use shoal_engine::shim::client::{Shim, ShimProgram};
 //! let program = ShimProgram::open(std::path::Path::new("/proc/self/exe"))?;
 //! let dir = std::path::Path::new("/run/shoal/shim/0123");
-//! let shim = Shim::spawn(&program, dir, &config, &spec, None).await?; // created, waits before its first instruction
+//! let shim = Shim::spawn(&program, dir, &config, built).await?; // created, waits before its first instruction
 //! let mut output = shim.attach(Default::default()).await?; // before the start, so that nothing is missed
 //! shim.start().await?;
 //! let exit = shim.wait().await?;
@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use oci_spec::runtime::Spec;
 use serde::Serialize;
 use shoal_engine_sys::process::SealedProgram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,6 +33,7 @@ use super::config::{
 };
 use super::protocol::{self, FailureKind, FrameKind, Request, Response, RuntimeFailure, ShimStatus, Took};
 use super::zygote::Zygote;
+use crate::runtime::spec::BuiltSpec;
 
 /// Why talking to a shim failed.
 #[derive(Debug, thiserror::Error)]
@@ -129,20 +129,16 @@ impl Shim {
     /// Starts a shim in `dir` (made here, must not exist) and returns once its container is created: namespaces,
     /// mounts and cgroup are there, and init waits for [`Shim::start`].
     ///
-    /// `seccomp` is the compiled form of `spec.linux.seccomp` ([`crate::runtime::seccomp::Filter::program`]). With the built-in runtime a
-    /// specification that has a filter and comes without its program is refused.
-    ///
     /// # Errors
     /// When the shim cannot be started or the container cannot be created; nothing but `dir` is left then.
     pub async fn spawn(
         program: &ShimProgram,
         dir: &Path,
         config: &ShimConfig,
-        spec: &Spec,
-        seccomp: Option<&[u8]>,
+        built: BuiltSpec,
     ) -> Result<Self, ShimError> {
         make_dir(dir)?;
-        crate::runtime::bundle::write(dir, config, spec, seccomp)?;
+        crate::runtime::bundle::write(dir, config, built)?;
         write_json(&dir.join(BUNDLE_FILE), config)?;
         Self::launch(program, "run", dir).await
     }

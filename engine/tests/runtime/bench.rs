@@ -28,7 +28,7 @@ fn measure(backend: Backend, count: usize) {
         let since = |steps: &mut Vec<f64>| steps.push(begin.elapsed().as_secs_f64() * 1e3);
         since(&mut steps[0]);
         let dir = sandbox.shim_dir(&input.id);
-        let spawn = Shim::spawn(&sandbox.program, &dir, &config, &built.spec, built.seccomp.as_deref());
+        let spawn = Shim::spawn(&sandbox.program, &dir, &config, built);
         let shim = sandbox.wait_for(spawn).unwrap();
         since(&mut steps[1]);
         sandbox.wait_for(shim.start()).unwrap();

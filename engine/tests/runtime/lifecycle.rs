@@ -300,7 +300,7 @@ fn a_long_path_is_no_trouble(backend: Backend) {
     let built = shoal_engine::runtime::spec::build(&input).unwrap();
     let dir = sandbox.dir.path().join("d".repeat(100)).join("e".repeat(100)).join(&input.id);
     let config = sandbox.config(&input);
-    let shim = Shim::spawn(&sandbox.program, &dir, &config, &built.spec, built.seccomp.as_deref());
+    let shim = Shim::spawn(&sandbox.program, &dir, &config, built);
     let shim = sandbox.wait_for(shim).unwrap();
     sandbox.wait_for(async {
         shim.start().await.unwrap();

@@ -168,7 +168,7 @@ impl Sandbox {
         let mut config = self.config(input);
         change(&mut config);
         let dir = self.shim_dir(&input.id);
-        let shim = self.wait_for(Shim::spawn(&self.program, &dir, &config, &built.spec, built.seccomp.as_deref()))?;
+        let shim = self.wait_for(Shim::spawn(&self.program, &dir, &config, built))?;
         Ok(Running { shim, dir, cgroup: input.cgroup.clone() })
     }
 

@@ -17,7 +17,7 @@ use crate::runtime::seccomp::{self, Filter};
 pub fn build(input: &SpecInput) -> Result<BuiltSpec, SpecError> {
     let capabilities = capabilities::choose(input)?;
     let filter = filter(input, &capabilities)?;
-    let linux = linux(input, filter.as_deref())?;
+    let linux = linux(input)?;
     let spec = SpecBuilder::default()
         .version("1.2.0")
         .root(RootBuilder::default().path(&input.rootfs).readonly(input.read_only_root).build()?)
@@ -35,7 +35,7 @@ pub fn build(input: &SpecInput) -> Result<BuiltSpec, SpecError> {
     if !input.annotations.is_empty() {
         spec.set_annotations(Some(input.annotations.clone().into_iter().collect::<HashMap<_, _>>()));
     }
-    Ok(BuiltSpec { spec, seccomp: filter.map(|filter| std::sync::Arc::clone(&filter.program)) })
+    Ok(BuiltSpec { spec, filter })
 }
 
 fn filter(input: &SpecInput, capabilities: &[String]) -> Result<Option<std::sync::Arc<Filter>>, SpecError> {
@@ -48,7 +48,7 @@ fn filter(input: &SpecInput, capabilities: &[String]) -> Result<Option<std::sync
     })
 }
 
-fn linux(input: &SpecInput, filter: Option<&Filter>) -> Result<Linux, SpecError> {
+fn linux(input: &SpecInput) -> Result<Linux, SpecError> {
     input.limits.validate()?;
     let mut resources = input.limits.to_oci()?;
     resources.set_devices(Some(devices::rules(input)?));
@@ -67,7 +67,6 @@ fn linux(input: &SpecInput, filter: Option<&Filter>) -> Result<Linux, SpecError>
         linux.set_uid_mappings(Some(uids));
         linux.set_gid_mappings(Some(gids));
     }
-    linux.set_seccomp(filter.map(|filter| filter.oci.clone()));
     linux.set_rootfs_propagation(mounts::root_propagation(input).map(str::to_owned));
     Ok(linux)
 }
