@@ -276,16 +276,16 @@ fn containers_that_need_no_sync_start_again() {
 fn an_image_may_have_no_layer_at_all() {
     in_both(|fixture| {
         let options = PrepareOptions::default();
-        fixture.snapshots.prepare("c1", &[], options).unwrap();
+        fixture.snapshots.prepare("c1", &[], options.clone()).unwrap();
         assert!(exists(&fixture.snapshots.open_root("c1").unwrap(), "proc"));
         let volume = fixture.host.path().join("volume");
         std::fs::create_dir(&volume).unwrap();
         fixture.snapshots.copy_up("c1", Path::new("/etc"), &volume).unwrap();
         assert!(volume.join("hosts").exists());
         let missing = Digest::of(b"missing");
-        assert!(fixture.snapshots.prepare("c2", &[missing], options).is_err());
+        assert!(fixture.snapshots.prepare("c2", &[missing], options.clone()).is_err());
         for name in ["", "..", "a/b", "."] {
-            assert!(fixture.snapshots.prepare(name, &[], options).is_err(), "{name}");
+            assert!(fixture.snapshots.prepare(name, &[], options.clone()).is_err(), "{name}");
             let _ = fixture.snapshots.remove(name);
         }
         assert!(fixture.host.path().join("image/l").exists());
