@@ -111,7 +111,12 @@ fn mount_and_network_cases() -> Vec<Case> {
         ),
         host("NetworkMode", json!("bridge"), Prints("ip -o link", "eth0")),
         on_bridge(host("PortBindings", json!({"80/tcp": [{"HostPort": "x"}]}), Refused("invalid port"))),
-        on_bridge(host("PortBindings", json!({"80/tcp": [{"HostIp": "::1", "HostPort": "1"}]}), Refused("IPv4"))),
+        on_bridge(host(
+            "PortBindings",
+            json!({"80/tcp": [{"HostIp": "::1x", "HostPort": "1"}]}),
+            Refused("invalid IP"),
+        )),
+        on_bridge(host("PortBindings", json!({"80/sctp": [{"HostIp": "::", "HostPort": "1"}]}), Refused("SCTP"))),
         host("RestartPolicy", json!({"Name": "sometimes"}), Refused("sometimes")),
         host("AutoRemove", json!(true), Shows("/HostConfig/AutoRemove", json!(true))),
         Case { with: json!({"Binds": ["vol:/v"]}), ..host("VolumeDriver", json!("nosuch"), Refused("nosuch")) },
