@@ -184,9 +184,12 @@ fn variables(own: &str, linked: &Linked) -> Vec<String> {
     all
 }
 
+/// A port and its protocol.
+type ExposedPort<'a> = (u16, &'a str);
+
 /// First and last of three ports or more that follow each other, as dockerd finds them: of a number that is there for two
 /// protocols both count, and the sum is what must not have a gap.
-fn runs<'a>(exposed: &[(u16, &'a str)]) -> Vec<((u16, &'a str), (u16, &'a str))> {
+fn runs<'a>(exposed: &[ExposedPort<'a>]) -> Vec<(ExposedPort<'a>, ExposedPort<'a>)> {
     let mut found = Vec::new();
     let mut start = 0;
     while let Some(first) = exposed.get(start) {

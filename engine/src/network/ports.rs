@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(shown(&both), ["0.0.0.0", "::"]);
         let local =
             PortPublish { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..PortPublish::new(port, 80, Protocol::Tcp) };
-        let failure = table.take(&[local.clone()]).unwrap_err();
+        let failure = table.take(std::slice::from_ref(&local)).unwrap_err();
         assert_eq!(failure.message, format!("Bind for [::1]:{port} failed: port is already allocated"));
         table.give_back(&both);
         let one = table.take(&[local]).unwrap();

@@ -116,6 +116,12 @@ fn mount_and_network_cases() -> Vec<Case> {
             json!({"80/tcp": [{"HostIp": "2001:db8::1", "HostPort": "1"}]}),
             Refused("Cannot assign requested address"),
         )),
+        on_bridge(host(
+            "PortBindings",
+            json!({"80/tcp": [{"HostIp": "::1x", "HostPort": "1"}]}),
+            Refused("invalid IP"),
+        )),
+        on_bridge(host("PortBindings", json!({"80/sctp": [{"HostIp": "::", "HostPort": "1"}]}), Refused("SCTP"))),
         host("RestartPolicy", json!({"Name": "sometimes"}), Refused("sometimes")),
         host("AutoRemove", json!(true), Shows("/HostConfig/AutoRemove", json!(true))),
         Case { with: json!({"Binds": ["vol:/v"]}), ..host("VolumeDriver", json!("nosuch"), Refused("nosuch")) },

@@ -212,7 +212,7 @@ fn what_is_not_done_is_refused(backend: Backend) {
     let sandbox = Sandbox::new(backend);
     let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
     for (part, words) in [
-        (json!({"namespaces": [{"type": "mount"}, {"type": "user"}]}), "user namespaces"),
+        (json!({"namespaces": [{"type": "mount"}, {"type": "user"}]}), "a user namespace has to be made before"),
         (json!({"namespaces": [{"type": "pid"}]}), "mounts of its own"),
         (json!({"uidMappings": mapping}), "user mappings"),
         (json!({"gidMappings": mapping}), "user mappings"),

@@ -84,9 +84,14 @@ fn a_reload_takes_effect_and_a_bad_file_does_not() -> anyhow::Result<()> {
     // The cluster hears of new labels at once.
     daemon.ok(&["swarm", "init", "--advertise-addr", "127.0.0.1"])?;
     let labels = ["node", "inspect", "self", "--format", "{{json .Description.Engine.Labels}}"];
-    until(10, "the labels", || Ok(ensure!(daemon.ok(&labels)? == r#"{"zone":"b"}"#)))?;
+    let are = |wanted: &str| {
+        let shown = daemon.ok(&labels)?;
+        ensure!(shown == wanted, "{shown}");
+        Ok(())
+    };
+    until(10, "the labels", || are(r#"{"zone":"b"}"#))?;
     daemon.reload(r#"{"labels": ["zone=c"]}"#)?;
-    until(10, "the new labels", || Ok(ensure!(daemon.ok(&labels)? == r#"{"zone":"c"}"#)))?;
+    until(10, "the new labels", || are(r#"{"zone":"c"}"#))?;
     daemon.ok(&["swarm", "leave", "--force"])?;
     daemon.reload("{")?;
     until(10, "the refusal", || {
