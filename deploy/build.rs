@@ -35,6 +35,8 @@ fn git_folder() -> Option<PathBuf> {
 fn commit_of(git: &Path) -> Option<String> {
     let head = read(&git.join("HEAD"))?;
     let Some(name) = head.strip_prefix("ref:").map(str::trim) else { return is_commit(&head) };
+    // With packed branches, a commit changes neither of the files read below; this one it does.
+    let _watched = read(&git.join("logs/HEAD"));
     // Branches of a further work tree are in the first one's folder.
     let common = read(&git.join("commondir")).map_or_else(|| git.to_owned(), |folder| git.join(folder));
     if let Some(commit) = read(&common.join(name)) {

@@ -50,7 +50,7 @@ pub(crate) fn take_over<F: Future<Output = ()> + Send>(
     session: impl FnOnce(ConnectionIo) -> F + Send + 'static,
 ) -> Response {
     hand_over(upgrade, |mut io| async move {
-        io.head_taken().await;
+        io.hold_output();
         session(io).await;
     });
     let mut answer = response::empty(StatusCode::SWITCHING_PROTOCOLS);

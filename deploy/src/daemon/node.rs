@@ -197,12 +197,17 @@ impl Node {
         erased.await.map_err(|error| Failure::internal(&error))?
     }
 
-    fn file(&self, listen: &str, advertise: &str, data_path: &str, remotes: &[String]) -> Result<NodeFile, Failure> {
+    fn file(
+        &self,
+        listen: &str,
+        advertise: &str,
+        data_path: &str,
+        toward: Option<IpAddr>,
+    ) -> Result<NodeFile, Failure> {
         let interfaces = address::interfaces()?;
         let listen_addr = address::listen(listen, &interfaces)?;
         let wanted = if advertise.is_empty() { &self.shared.options.default_advertise_addr } else { advertise };
-        let reached = if wanted.is_empty() { address::toward(remotes)? } else { None };
-        let advertise_addr = match reached {
+        let advertise_addr = match toward.filter(|_| wanted.is_empty()) {
             Some(addr) => SocketAddr::new(addr, listen_addr.port()),
             None => address::advertise(wanted, listen_addr.port(), &interfaces)?,
         };
@@ -222,7 +227,7 @@ impl Node {
             return Err(Failure::new(ErrorKind::NotImplemented, "--force-new-cluster is not available yet"));
         }
         self.must_be_outside()?;
-        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, &[])?;
+        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, None)?;
         file.data_path_port = request.pools.data_path_port;
         file.managers = vec![file.advertise_addr.to_string()];
         self.set(Membership::Pending);
@@ -244,7 +249,15 @@ impl Node {
         let _operation = self.begin()?;
         self.must_be_outside()?;
         let remotes = request.remote_addrs.iter().map(|addr| address::remote(addr)).collect::<Result<Vec<_>, _>>()?;
-        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, &remotes)?;
+        let toward = if request.advertise_addr.is_empty() && self.shared.options.default_advertise_addr.is_empty() {
+            // Asks for names.
+            let remotes = remotes.clone();
+            let found = tokio::task::spawn_blocking(move || address::toward(&remotes));
+            found.await.map_err(|error| Failure::internal(&error))??
+        } else {
+            None
+        };
+        let mut file = self.file(&request.listen_addr, &request.advertise_addr, &request.data_path_addr, toward)?;
         file.managers.clone_from(&remotes);
         let token = request
             .join_token

@@ -4,6 +4,7 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 
 use shoal_proto::error::{ErrorKind, Failure};
@@ -132,8 +133,11 @@ pub(crate) async fn namespace(inner: &Arc<Inner>, record: &Record) -> Result<Opt
             // Without a namespace to join there is no start: the host's would be the wrong one.
             let missing = || Failure::conflict(format!("container {} has no network namespace to join", other.id));
             let sandbox = inner.networks.sandbox(&other.id).ok_or_else(missing)?;
-            if sandbox.user.is_none() && inner.id_map(&record.host_config).is_some() {
-                return Err(other_user_namespace("network", &other.id));
+            if inner.id_map(&record.host_config).is_some() {
+                if sandbox.user.is_none() {
+                    return Err(other_user_namespace("network", &other.id));
+                }
+                share_users(inner, record, sandbox.user.as_deref())?;
             }
             Ok(Some(sandbox))
         }
@@ -151,9 +155,27 @@ fn user_namespace(inner: &Arc<Inner>, record: &Record) -> Result<SandboxUser, Fa
         let Some(other) = mode.strip_prefix("container:") else { continue };
         let other = owner(inner, &inner.containers.find(other)?);
         let user = inner.networks.sandbox(&other.id).and_then(|sandbox| sandbox.user);
-        return user.map(SandboxUser::Of).ok_or_else(|| other_user_namespace(what, &other.id));
+        let user = user.ok_or_else(|| other_user_namespace(what, &other.id))?;
+        share_users(inner, record, Some(&user))?;
+        return Ok(SandboxUser::Of(user));
     }
     Ok(SandboxUser::Own)
+}
+
+/// Are all containers that processes or IPC are shared with in this user namespace?
+fn share_users(inner: &Arc<Inner>, record: &Record, user: Option<&Path>) -> Result<(), Failure> {
+    let host = &record.host_config;
+    for (mode, what) in [(&host.pid_mode, "PID namespace"), (&host.ipc_mode, "IPC namespace")] {
+        let Some(other) = mode.strip_prefix("container:") else { continue };
+        let other = owner(inner, &inner.containers.find(other)?);
+        if inner.networks.sandbox(&other.id).and_then(|sandbox| sandbox.user).as_deref() != user {
+            return Err(Failure::conflict(format!(
+                "cannot share the {what} of container {}: it is in another user namespace",
+                other.id
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn other_user_namespace(what: &str, id: &str) -> Failure {

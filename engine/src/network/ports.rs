@@ -201,8 +201,13 @@ impl PortTable {
                     continue;
                 }
                 Held::Socket(socket) => Ok(socket),
-                // It led elsewhere, or somebody else had the port when it was taken.
-                Held::Relay(_) | Held::Noted => serve_port(transport(key.protocol), addr, key.port),
+                // It led elsewhere: its socket goes first.
+                Held::Relay(other) => {
+                    drop(other);
+                    serve_port(transport(key.protocol), addr, key.port)
+                }
+                // Somebody else had the port when it was taken.
+                Held::Noted => serve_port(transport(key.protocol), addr, key.port),
             };
             let relay = socket.and_then(|socket| Relay::start(socket, key.protocol, *target, dial.clone(), runtime));
             match relay {

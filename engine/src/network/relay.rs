@@ -5,6 +5,7 @@
 //!   for each such port; here it is a task. While the daemon is away nobody listens; the next one serves the ports again.
 //! - The table of ports owns the socket, the task looks it up for each step: when the port is given back, it is free at once.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
@@ -15,13 +16,15 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use shoal_engine_sys::netns::Namespace;
 use shoal_proto::spec::Protocol;
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 /// Connections, or senders of datagrams, that one port carries at a time. Further connections wait, datagrams are lost.
 const MOST: usize = 1024;
@@ -32,6 +35,16 @@ const ANSWERS: Duration = Duration::from_secs(90);
 /// After an error that is not the client's.
 const PAUSE: Duration = Duration::from_millis(100);
 const LARGEST_DATAGRAM: usize = 65_535;
+/// How long a client may go on after the container has said its last word.
+const AFTER_THE_END: Duration = Duration::from_secs(60);
+/// When a peer that says nothing is asked whether it is still there, and how often before it is not.
+const SILENCE: Duration = Duration::from_secs(15);
+const QUESTIONS: u32 = 9;
+
+thread_local! {
+    /// Room for one datagram, used without waiting.
+    static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGEST_DATAGRAM].into_boxed_slice());
+}
 
 /// One port that is carried, as long as this lives.
 #[derive(Debug)]
@@ -124,7 +137,7 @@ async fn carry_connections(listener: Weak<TcpListener>, target: SocketAddrV4, di
             None => Poll::Ready(None),
             Some(listener) => listener.poll_accept(context).map(Some),
         });
-        let mut client = match accepted.await {
+        let client = match accepted.await {
             None => return,
             Some(Ok((client, _))) => client,
             Some(Err(error)) => {
@@ -137,18 +150,55 @@ async fn carry_connections(listener: Weak<TcpListener>, target: SocketAddrV4, di
         connections.spawn(async move {
             let _permit = permit;
             match dial.tcp(target).await {
-                Ok(mut server) => {
-                    let _ends = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                }
+                Ok(server) => carry(client, server).await,
                 Err(error) => tracing::debug!(%error, %target, "a published port leads to nobody"),
             }
         });
     }
 }
 
+/// Carries one connection, half by half. Neither a peer that is gone without a word keeps it, nor a client that does not end
+/// when the container has.
+async fn carry(client: TcpStream, server: TcpStream) {
+    keep_asking(&client);
+    keep_asking(&server);
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let up = async {
+        let _ends = tokio::io::copy(&mut from_client, &mut to_server).await;
+        let _gone = to_server.shutdown().await;
+    };
+    let down = async {
+        let _ends = tokio::io::copy(&mut from_server, &mut to_client).await;
+        let _gone = to_client.shutdown().await;
+    };
+    tokio::pin!(up, down);
+    tokio::select! {
+        () = &mut up => down.await,
+        () = &mut down => {
+            let _over = tokio::time::timeout(AFTER_THE_END, up).await;
+        }
+    }
+}
+
+/// As docker's proxy does. A kernel that does not is none to carry on without.
+fn keep_asking(stream: &TcpStream) {
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, SILENCE);
+    let _ = sockopt::set_tcp_keepintvl(stream, SILENCE);
+    let _ = sockopt::set_tcp_keepcnt(stream, QUESTIONS);
+}
+
+/// A sender of datagrams.
+struct Sender {
+    server: Arc<UdpSocket>,
+    last: Instant,
+    answers: AbortHandle,
+}
+
 /// The same for datagrams: each sender has a socket of its own towards the container, so that answers find the way back.
 async fn carry_datagrams(socket: Weak<UdpSocket>, target: SocketAddrV4, dial: Dial) {
-    let mut senders: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut senders: HashMap<SocketAddr, Sender> = HashMap::new();
     let mut answers = JoinSet::new();
     let mut bytes = vec![0; LARGEST_DATAGRAM];
     loop {
@@ -171,8 +221,12 @@ async fn carry_datagrams(socket: Weak<UdpSocket>, target: SocketAddrV4, dial: Di
             },
         };
         if !senders.contains_key(&from) {
-            if senders.len() >= MOST {
-                continue;
+            // A new one is worth more than the one that was silent for longest.
+            let oldest = (senders.len() >= MOST).then(|| senders.iter().min_by_key(|(_, sender)| sender.last));
+            if let Some(oldest) = oldest.flatten().map(|(addr, _)| *addr)
+                && let Some(sender) = senders.remove(&oldest)
+            {
+                sender.answers.abort();
             }
             let server = match dial.udp(target).await {
                 Ok(server) => Arc::new(server),
@@ -181,26 +235,31 @@ async fn carry_datagrams(socket: Weak<UdpSocket>, target: SocketAddrV4, dial: Di
                     continue;
                 }
             };
-            answers.spawn(carry_answers(Arc::clone(&server), socket.clone(), from));
-            senders.insert(from, server);
+            let answers = answers.spawn(carry_answers(Arc::clone(&server), socket.clone(), from));
+            senders.insert(from, Sender { server, last: Instant::now(), answers });
         }
-        if let Some(server) = senders.get(&from) {
+        if let Some(sender) = senders.get_mut(&from) {
+            sender.last = Instant::now();
             // Datagrams may be lost.
-            let _lost = server.send(&bytes[..length]).await;
+            let _lost = sender.server.send(&bytes[..length]).await;
         }
     }
 }
 
 /// Gives the sender back when there was no answer for long.
 async fn carry_answers(server: Arc<UdpSocket>, socket: Weak<UdpSocket>, to: SocketAddr) -> SocketAddr {
-    let mut bytes = vec![0; LARGEST_DATAGRAM];
     loop {
-        let Ok(received) = tokio::time::timeout(ANSWERS, server.recv(&mut bytes)).await else { return to };
+        let Ok(Ok(())) = tokio::time::timeout(ANSWERS, server.readable()).await else { return to };
         let Some(socket) = socket.upgrade() else { return to };
-        match received {
-            Ok(length) => drop(socket.try_send_to(&bytes[..length], to)),
-            // Nobody listens, yet.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        let passed = DATAGRAM.with_borrow_mut(|bytes| {
+            let length = server.try_recv(bytes)?;
+            // Datagrams may be lost.
+            let _lost = socket.try_send_to(&bytes[..length], to);
+            Ok(())
+        });
+        match passed.map_err(|error: io::Error| error.kind()) {
+            // Nobody listens, yet; or another woke it.
+            Ok(()) | Err(io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock) => {}
             Err(_) => return to,
         }
     }

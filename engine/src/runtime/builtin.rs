@@ -87,7 +87,7 @@ impl Runtime for Builtin {
         let forked = SingleThread::prove().and_then(|single| single.fork_into(into));
         let Fork::Parent(first) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
             drop((outcome, report, go, number));
-            let pipes = child::Pipes { outcome_end, report_end, go_end, number_end };
+            let pipes = child::Pipes { outcome_end, report_end, go_end, number_end: Some(number_end) };
             child::run(&self.dir, &self.config, &namespaces, streams, pipes, ordered);
         };
         drop((outcome_end, report_end, go_end, number_end, streams));

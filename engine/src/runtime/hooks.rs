@@ -129,7 +129,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> io::Result<()> {
     let (mut words, mut input) = (memory()?, memory()?);
     input.write_all(state)?;
     input.rewind()?;
-    let mut command = process::command(hook.path());
+    let mut command = process::command_of_others(hook.path());
     let args = hook.args().as_deref().unwrap_or_default();
     if let Some((name, args)) = args.split_first() {
         command.arg0(name).args(args);

@@ -57,6 +57,20 @@ pub fn command(program: &Path) -> Command {
     command
 }
 
+/// The same for a program that is somebody else's: no signal is blocked or ignored in it, whatever this process does.
+pub fn command_of_others(program: &Path) -> Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = command(program);
+    // SAFETY: nothing but `signal` and `sigprocmask`, which are safe there.
+    unsafe {
+        command.pre_exec(|| {
+            crate::signal::reset();
+            Ok(())
+        })
+    };
+    command
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fork {

@@ -142,10 +142,12 @@ impl Waiting {
         };
         // SAFETY: the child goes on with a copy of this stack, and makes nothing but system calls until it is killed, so it
         // does not matter what other threads were doing. Without a signal at its end only `__WALL` waits for it.
+        let parent = std::process::id();
+        // SAFETY: as above.
         let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
         if pid == 0 {
             // SAFETY: see above.
-            unsafe { wait_to_be_killed(join, write_fd) }
+            unsafe { wait_to_be_killed(join, write_fd, parent) }
         }
         let failed = io::Error::last_os_error();
         // SAFETY: `old` was filled above.
@@ -190,14 +192,30 @@ impl Drop for Waiting {
 ///
 /// # Safety
 /// For the child of a fork only.
-unsafe fn wait_to_be_killed(join: Option<libc::c_int>, told: libc::c_int) -> ! {
+unsafe fn wait_to_be_killed(join: Option<libc::c_int>, told: libc::c_int, parent: u32) -> ! {
     // SAFETY: plain system calls on descriptors that the fork copied.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        // Who was killed before that sends no signal any more.
+        if libc::getppid().cast_unsigned() != parent {
+            libc::_exit(1);
+        }
+        // Locks and ports of the parent are not to be held here, too.
+        let (low, high) = (told.min(join.unwrap_or(told)), told.max(join.unwrap_or(told)));
+        let close = |first: libc::c_int, last: libc::c_uint| {
+            if first.cast_unsigned() <= last {
+                libc::syscall(libc::SYS_close_range, first.cast_unsigned(), last, 0);
+            }
+        };
+        close(0, low.cast_unsigned().saturating_sub(1));
+        close(low + 1, high.cast_unsigned().saturating_sub(1));
+        close(high + 1, libc::c_uint::MAX);
         let joined =
             join.is_none_or(|fd| libc::setns(fd, libc::CLONE_NEWUSER) == 0 && libc::unshare(libc::CLONE_NEWNET) == 0);
         let code = if joined { 0 } else { u8::try_from(*libc::__errno_location()).unwrap_or(u8::MAX) };
-        libc::write(told, (&raw const code).cast(), 1);
+        if libc::write(told, (&raw const code).cast(), 1) != 1 {
+            libc::_exit(1);
+        }
         loop {
             libc::pause();
         }

@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 use shoal_engine::container::{CommitRequest, ExtractOptions, WaitCondition};
@@ -121,6 +121,7 @@ pub(crate) async fn a_volume_at_the_end_of_a_link_has_nothing_of_the_host(host: 
 /// has the volume, too, until it is dropped.
 struct Swapper {
     stop: Arc<AtomicBool>,
+    swaps: Arc<AtomicUsize>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -128,6 +129,8 @@ impl Swapper {
     fn start(volume: PathBuf, victim: PathBuf) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let swaps = Arc::<AtomicUsize>::default();
+        let swapped = Arc::clone(&swaps);
         let thread = std::thread::spawn(move || {
             let spare = volume.with_file_name("spare");
             while !stopped.load(Ordering::Relaxed) {
@@ -135,11 +138,12 @@ impl Swapper {
                     if entry.file_type().is_ok_and(|kind| kind.is_fifo()) {
                         std::os::unix::fs::symlink(&victim, &spare).unwrap();
                         std::fs::rename(&spare, entry.path()).unwrap();
+                        swapped.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }
         });
-        Self { stop, thread: Some(thread) }
+        Self { stop, swaps, thread: Some(thread) }
     }
 }
 
@@ -162,17 +166,20 @@ pub(crate) async fn a_volume_that_is_filled_lends_no_hand(host: Host) -> Host {
     ended.await;
     let commit = CommitRequest { repository: "pipes".to_owned(), ..CommitRequest::default() };
     host.engine.containers().commit(&id, commit).await.unwrap();
+    let mut swaps = 0;
     for round in 0..8 {
         let name = format!("shared{round}");
         let volume = json!({"Name": name});
         let volume = host.engine.volumes().create(serde_json::from_value(volume).unwrap()).await.unwrap();
-        let _swapper = Swapper::start(volume.mountpoint.into(), victim.clone());
+        let swapper = Swapper::start(volume.mountpoint.into(), victim.clone());
         let mut wanted = super::harness::request(&["true"], HostConfig::default());
         wanted.config.image = "pipes".to_owned();
         wanted.host_config.binds = Some(vec![format!("{name}:/data")]);
         let _refused_or_not = host.engine.containers().create(None, wanted).await;
         assert!(!is_changed(), "round {round}: the mode of a file of the host was changed");
+        swaps += swapper.swaps.load(Ordering::Relaxed);
     }
+    assert!(swaps > 0, "nothing was swapped: nothing was tried");
     // The control: by its name, a pipe's mode is that of the victim sooner or later.
     let folder = host.folder.path().join("naive");
     std::fs::create_dir(&folder).unwrap();

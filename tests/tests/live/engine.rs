@@ -122,6 +122,12 @@ fn volumes_keep_and_networks_name() -> anyhow::Result<()> {
     lab.ok("m1", "rm -f alone")?;
     lab.ok("m1", "rm -f server")?;
     lab.ok("m1", "network rm lan")?;
+    // A link goes by the two names that it has.
+    lab.ok("m1", &format!("run -d --name store {} sleep 1000", shoal_tests::image::NAME))?;
+    lab.ok("m1", &format!("run -d --name user --link store:shop {} sleep 1000", shoal_tests::image::NAME))?;
+    lab.ok("m1", "rm --link user/shop")?;
+    ensure!(lab.ok("m1", "inspect --format {{.HostConfig.Links}} user")? == "[]", "the link is there");
+    ensure!(lab.docker("m1", &["rm", "--link", "user/shop"])?.refused()?.contains("No such container: user/shop"));
     lab.down()
 }
 

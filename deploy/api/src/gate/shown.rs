@@ -114,7 +114,7 @@ pub(crate) fn info(info: &mut Map<String, Value>, version: ApiVersion) {
     if !version.at_least(25) {
         insert("ExecutionDriver", "<not supported>".into());
     }
-    if !version.at_least(49)
+    if !version.at_least(47)
         && let Some(Value::Object(registries)) = info.get_mut("RegistryConfig")
     {
         for name in ["AllowNondistributableArtifactsCIDRs", "AllowNondistributableArtifactsHostnames"] {
@@ -231,7 +231,7 @@ mod tests {
             (None, &json!("v.com/d=1"))
         );
         let registries = |minor| of(minor)["RegistryConfig"].as_object().expect("object").len();
-        assert_eq!((registries(48), registries(49)), (2, 0));
+        assert_eq!((registries(46), registries(47)), (2, 0));
         let built = |minor| {
             let mut usage = json!({});
             disk_usage(&mut usage, version(minor));

@@ -153,11 +153,8 @@ pub(super) async fn resize(context: Arc<Context>, request: Request) -> Answer {
 pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {
     let query = &request.query;
     let options = RemoveOptions { force: query.flag("force"), volumes: query.flag("v"), link: query.flag("link") };
-    let id = match request.id().trim_start_matches('/').split_once('/') {
-        Some((parent, _)) if options.link => parent,
-        _ => request.id(),
-    };
-    context.engine.containers().remove(id, options).await?;
+    // A link is named by two names with a slash.
+    context.engine.containers().remove(request.id(), options).await?;
     Ok(no_content())
 }
 

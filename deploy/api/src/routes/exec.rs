@@ -38,14 +38,14 @@ pub(super) async fn start(context: Arc<Context>, mut request: Request) -> Answer
     match started.map(|streams| streams.map(|streams| AttachStreams { tty, ..streams })) {
         Ok(Some(streams)) => Ok(hijack::respond(request.version, request.upgrade.take(), streams)),
         Ok(None) => Ok(empty(StatusCode::OK)),
-        Err(failure) if attached && request.upgrade.is_some() => told_in_stream(&context, request, failure).await,
+        Err(failure) if attached && request.upgrade.is_some() => told_in_stream(&context, request, failure, tty).await,
         Err(failure) => Err(failure.into()),
     }
 }
 
 /// A client that takes the connection over shows no other answer. As dockerd does, an exec that was found but could not be
 /// started says why in its output; its exit code is there to be inspected.
-async fn told_in_stream(context: &Context, mut request: Request, failure: Failure) -> Answer {
+async fn told_in_stream(context: &Context, mut request: Request, failure: Failure, tty: bool) -> Answer {
     let Ok(exec) = context.engine.containers().exec_inspect(request.id()).await else { return Err(failure.into()) };
     if exec.exit_code.is_none() {
         return Err(failure.into());
@@ -53,7 +53,7 @@ async fn told_in_stream(context: &Context, mut request: Request, failure: Failur
     let data = Bytes::from(format!("{}\r\n", failure.message));
     let frame = OutputFrame { output: OutputKind::Stdout, data };
     let output = futures::stream::iter([Ok(frame)]).boxed();
-    let streams = AttachStreams { tty: exec.process_config.tty, output, input: None };
+    let streams = AttachStreams { tty, output, input: None };
     Ok(hijack::respond(request.version, request.upgrade.take(), streams))
 }
 

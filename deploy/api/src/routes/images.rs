@@ -77,10 +77,22 @@ struct Platform {
 }
 
 impl Platform {
-    /// Reads `os[/architecture[/variant]]`.
+    /// Reads `os[/architecture[/variant]]`, or an architecture alone, by the names that containerd knows.
     fn of(text: &str) -> Self {
-        let mut parts = text.split('/').map(str::to_owned);
-        Self { os: parts.next().unwrap_or_default(), architecture: parts.next().unwrap_or_default() }
+        let architecture = |name: &str| match name {
+            "x86_64" | "x86-64" => "amd64".to_owned(),
+            "aarch64" => "arm64".to_owned(),
+            "i386" => "386".to_owned(),
+            other => other.to_owned(),
+        };
+        let mut parts = text.split('/');
+        match (parts.next().unwrap_or_default(), parts.next()) {
+            (os, Some(name)) => Self { os: os.to_owned(), architecture: architecture(name) },
+            (os @ ("" | "linux" | "windows" | "darwin" | "freebsd"), None) => {
+                Self { os: os.to_owned(), architecture: String::new() }
+            }
+            (name, None) => Self { os: String::new(), architecture: architecture(name) },
+        }
     }
 
     fn fits(&self, os: &str, architecture: &str) -> bool {
@@ -157,7 +169,7 @@ fn pull(context: &Context, request: &Request) -> Answer {
         ))
     };
     // Of another platform it is another image, which is not here.
-    let wanted = Platform::of(query.text("platform"));
+    let wanted = Platform::of(if request.version.at_least(32) { query.text("platform") } else { "" });
     if context.engine.images().resolve(&name).is_ok_and(|image| !wanted.fits(&image.os, &image.architecture)) {
         return Err(missing());
     }

@@ -29,7 +29,7 @@ use super::sniff::{self, Intent};
 const HANG_UP_CHECK: Duration = Duration::from_millis(500);
 
 /// A client that has not read a head for so long does something else first.
-const HEAD_READ_WITHIN: Duration = Duration::from_secs(2);
+const HEAD_READ_WITHIN: Duration = Duration::from_millis(500);
 /// Where nobody tells, it may be read by then.
 const HEAD_READ_PERHAPS: Duration = Duration::from_millis(10);
 
@@ -91,6 +91,13 @@ struct HangUpCheck {
     awaited_body: bool,
 }
 
+/// Output that waits for the client to take the head before it.
+struct HeldOutput {
+    limit: Pin<Box<Sleep>>,
+    /// This kind of connection does not say what was read: the limit is all there is.
+    nobody_tells: bool,
+}
+
 /// See the module.
 pub(crate) struct ConnectionIo {
     transport: Box<dyn Transport>,
@@ -109,6 +116,8 @@ pub(crate) struct ConnectionIo {
     end_told: bool,
     hang_up_check: Option<HangUpCheck>,
     takes_over: bool,
+    /// Why output waits.
+    held: Option<HeldOutput>,
     /// The answer's head, when it has to be rewritten, until it is complete.
     answer: Option<BytesMut>,
     /// The rewritten head, to be sent.
@@ -129,6 +138,7 @@ impl ConnectionIo {
             end_told: false,
             hang_up_check: None,
             takes_over: false,
+            held: None,
             answer: None,
             unsent: Bytes::new(),
         }
@@ -145,14 +155,32 @@ impl ConnectionIo {
         }
     }
 
-    /// After the head of an answer: returns when the client has taken it. Clients that read a head through a buffer and what
-    /// follows without it (docker-py) lose what they got in one piece with the head; dockerd is too slow for them to notice.
-    pub(crate) async fn head_taken(&mut self) {
-        let transport = &mut self.transport;
-        let told = std::future::poll_fn(move |task| transport.poll_read_by_peer(task));
-        if let Ok(None) = tokio::time::timeout(HEAD_READ_WITHIN, told).await {
-            tokio::time::sleep(HEAD_READ_PERHAPS).await;
+    /// After the head of an answer: what is written waits until the client has taken that. Clients that read a head through a
+    /// buffer and what follows without it (docker-py) lose what they got in one piece with the head; dockerd is too slow for
+    /// them to notice.
+    pub(crate) fn hold_output(&mut self) {
+        self.held = Some(HeldOutput { limit: Box::pin(tokio::time::sleep(HEAD_READ_WITHIN)), nobody_tells: false });
+    }
+
+    /// Has the client taken the head, or had the time to?
+    fn poll_head_taken(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        let Some(held) = &mut self.held else { return Poll::Ready(()) };
+        if !held.nobody_tells {
+            match self.transport.poll_read_by_peer(task) {
+                Poll::Ready(Some(())) => {
+                    self.held = None;
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => {
+                    held.nobody_tells = true;
+                    held.limit.as_mut().reset(tokio::time::Instant::now() + HEAD_READ_PERHAPS);
+                }
+                Poll::Pending => {}
+            }
         }
+        ready!(held.limit.as_mut().poll(task));
+        self.held = None;
+        Poll::Ready(())
     }
 
     /// Reads until the first head is complete, and adapts it.
@@ -266,6 +294,7 @@ impl AsyncWrite for ConnectionIo {
         let this = self.get_mut();
         this.unflushed = true;
         ready!(this.poll_unsent(task))?;
+        ready!(this.poll_head_taken(task));
         let Some(answer) = &mut this.answer else { return Pin::new(&mut this.transport).poll_write(task, data) };
         answer.extend_from_slice(data);
         if let Some(length) = sniff::head_length(answer) {

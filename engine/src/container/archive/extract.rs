@@ -117,6 +117,21 @@ impl<'a> Extraction<'a> {
         Err(Failure::invalid(format!("invalid {kind} \"{shown}\" -> \"{}\"", String::from_utf8_lossy(&entry.link))))
     }
 
+    /// A directory that was not there. The container may put another in its place meanwhile, which is not to be given to it.
+    fn make_dir_of_root(&self, path: &Path, map: &IdMap) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let parent = self.root.open_dir(parent)?;
+        match parent.make_dir(name, 0o755) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            made => made?,
+        }
+        let made = parent.enter(name)?;
+        if !made.is_empty()? {
+            return Err(io::Error::other("it was replaced meanwhile"));
+        }
+        fs::set_owner(&made, map.root().0, map.root().1)
+    }
+
     fn open_parent(&self, path: &Path) -> Result<Directory, Failure> {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let failed = |error: io::Error| write_failed("mkdir", path, &error);
@@ -127,8 +142,7 @@ impl<'a> Extraction<'a> {
                 made.push(part);
                 match self.root.open_dir(&made) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        let directory = self.root.make_path(&made, 0o755).map_err(failed)?;
-                        fs::set_owner(&directory, map.root().0, map.root().1).map_err(failed)?;
+                        self.make_dir_of_root(&made, map).map_err(failed)?;
                     }
                     other => drop(other.map_err(failed)?),
                 }

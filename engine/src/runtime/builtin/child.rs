@@ -33,8 +33,8 @@ pub(super) struct Pipes {
     pub(super) report_end: OwnedFd,
     /// Gives the word to go.
     pub(super) go_end: OwnedFd,
-    /// Tells the number of the second child, if there is one.
-    pub(super) number_end: OwnedFd,
+    /// Tells the number of the second child, if there is one; the first tells it.
+    pub(super) number_end: Option<OwnedFd>,
 }
 
 impl Pipes {
@@ -54,11 +54,11 @@ pub(super) fn run(
     config: &ShimConfig,
     namespaces: &Namespaces,
     streams: ChildStreams,
-    pipes: Pipes,
+    mut pipes: Pipes,
     ordered: Timestamp,
 ) -> ! {
     let mut watch = Watch::new(ordered);
-    let launch = match build(dir, config, namespaces, streams, &pipes, &mut watch) {
+    let launch = match build(dir, config, namespaces, streams, &mut pipes, &mut watch) {
         Ok(launch) => launch,
         Err(failure) => {
             let code = failure.exit_code();
@@ -93,7 +93,7 @@ impl Watch {
     fn lap(&mut self) -> u64 {
         let now = SystemClock.now();
         let since = now.since(std::mem::replace(&mut self.last, now));
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(since.as_nanos()).unwrap_or_default()
     }
 }
 
@@ -103,7 +103,7 @@ fn build(
     config: &ShimConfig,
     namespaces: &Namespaces,
     streams: ChildStreams,
-    pipes: &Pipes,
+    pipes: &mut Pipes,
     watch: &mut Watch,
 ) -> Result<Launch, RuntimeFailure> {
     let spec = read_spec(dir)?;
@@ -138,7 +138,7 @@ fn build(
         Some(path) => {
             set_limits(oci)?;
             Stage::set(config, &spec, linux)?;
-            enter_user_namespace(path, namespaces, &pipes.number_end)?;
+            enter_user_namespace(path, namespaces, pipes.number_end.take())?;
             own_namespaces(namespaces, &spec, linux)?;
             Root::of_stage(Stage::found().map_err(|error| cannot("find the host's mounts again", &error))?)?
         }
@@ -235,7 +235,7 @@ fn join_namespaces(namespaces: &Namespaces) -> Result<(), RuntimeFailure> {
 
 /// Goes into the user namespace and makes the new ones there, with the rights of the host no more. Returns in a second child,
 /// which is the shim's own and in the right PID namespace: this one's own cannot change, and ends.
-fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: &OwnedFd) -> Result<(), RuntimeFailure> {
+fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: Option<OwnedFd>) -> Result<(), RuntimeFailure> {
     let user =
         UserNamespace::open(path).map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
     if let Some(path) = &namespaces.joined_pid {
@@ -249,8 +249,15 @@ fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: &OwnedFd) 
     namespace::new_namespaces(rest).map_err(|error| cannot("make the container's namespaces", &error))?;
     let forked = process::SingleThread::prove().and_then(|single| single.fork_sibling_into(new_pid));
     match forked.map_err(|error| cannot("make the container's first process", &error))? {
-        Fork::Child => Ok(()),
-        Fork::Parent(pid) => process::exit_now(i32::from(tell(number, &Outcome::Pid(pid, None)).is_err())),
+        // With its end of the pipe: should the first die before it tells, the shim hears that.
+        Fork::Child => {
+            drop(number);
+            Ok(())
+        }
+        Fork::Parent(pid) => {
+            let told = number.is_some_and(|number| tell(&number, &Outcome::Pid(pid, None)).is_ok());
+            process::exit_now(i32::from(!told))
+        }
     }
 }
 

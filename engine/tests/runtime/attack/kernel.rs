@@ -81,8 +81,10 @@ fn cgroups_cannot_be_written(backend: Backend) {
         input.seccomp = SeccompChoice::Unconfined;
         input.writable_cgroups = true;
     });
-    assert!(said.contains("opened notify_on_release") && said.contains("mounted cgroup"), "{said}");
-    assert!(said.contains("made") && notified > 0, "{said}");
+    assert!(said.contains("opened cgroup.procs") && said.contains("made") && said.contains("mounted cgroup"), "{said}");
+    // What the kernel starts on the host when a cgroup empties is of v1.
+    let has_v1 = fs::read_to_string("/proc/self/cgroup").unwrap().lines().any(|line| !line.starts_with("0::"));
+    assert!(!has_v1 || said.contains("opened notify_on_release") && notified > 0, "{said}");
     // The filter alone is enough against new mounts, and read-only mounts alone against writes.
     let (said, notified) = run(&|input| {
         input.capabilities = CapabilityChange { add: vec!["ALL".to_owned()], drop: vec!["SYS_ADMIN".to_owned()] };

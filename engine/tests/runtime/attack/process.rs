@@ -75,7 +75,7 @@ fn whoever_comes_in_cannot_be_changed(backend: Backend) {
     };
     let mut execs = 0;
     while count("held.") < 3 {
-        assert!(execs < 200, "nobody got hold of a process");
+        assert!(execs < 2000, "nobody got hold of a process");
         execs += 1;
         let shim = container.prepare(&["/bin/self", "--list"], |_, _, _| {}).unwrap();
         if sandbox.wait_for(shim.start()).is_ok() {

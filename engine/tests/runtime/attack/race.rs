@@ -171,7 +171,7 @@ fn proc_redirects_no_write(backend: Backend) {
     };
     let (mut looks, mut unmasked) = (0, Vec::new());
     let racer = Racer::start(proc.clone(), fake.clone());
-    against(backend, &racer, || {
+    let mut attack = || {
         // Wherever the true one has ended up, its secrets are hidden and the host's settings cannot be written.
         let text = "cat /proc/self/mountinfo /fake/self/mountinfo 2>/dev/null; true";
         let input = script(&sandbox, text, |input| {
@@ -183,7 +183,17 @@ fn proc_redirects_no_write(backend: Backend) {
             looks += u32::from(!seen.is_empty());
             unmasked.extend(Some(seen).filter(|seen| !seen.is_empty() && !is_sealed(seen)));
         }
+        looks
+    };
+    against(backend, &racer, || {
+        attack();
     });
+    // All of them may have been refused so far.
+    for _ in 0..500 {
+        if backend != Backend::Builtin || attack() > 0 {
+            break;
+        }
+    }
     drop(racer);
     let fired = !is_intact() || !outside.is_untouched() || !unmasked.is_empty();
     tell(backend, "a race for /proc", fired);
