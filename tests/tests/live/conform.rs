@@ -16,6 +16,7 @@ use shoal_tests::image::NAME;
 use shoal_tests::lab::{Lab, binary, live};
 
 mod recorded;
+mod testcontainers;
 mod versions;
 
 use recorded::{Asked, COPIES, GONE, LISTS, NAMES_AND_PAUSES, PRUNES, PYTHON, SHAPE, UPDATES, WAITS_AND_TOPS};
@@ -43,6 +44,15 @@ impl Daemon {
     fn docker(&self, args: &[&str]) -> anyhow::Result<Said> {
         let host = format!("unix://{}", self.socket);
         run_with_input(command("docker", &[&["-H", &host], args].concat()), b"")
+    }
+
+    /// Runs a program on the daemon's host.
+    fn on(&self, words: &[&str]) -> anyhow::Result<Said> {
+        match (&self.lab, words.split_first()) {
+            (Some(lab), _) => lab.on("m1", words),
+            (None, Some((program, args))) => run(program, args),
+            (None, None) => anyhow::bail!("no program"),
+        }
     }
 
     /// A line, split at spaces, that must succeed. `IMAGE` stands for the test image.
@@ -298,22 +308,32 @@ fn files_go_in_and_out_as_with_dockerd() -> anyhow::Result<()> {
     daemon.down()
 }
 
+/// A Python that can import these modules, of these packages of PyPI; `None`, loudly, where they cannot be had.
+fn python_with(name: &str, packages: &[&str], modules: &str) -> Option<String> {
+    let place = std::env::temp_dir().join(format!("shoal-python-{name}")).display().to_string();
+    let python = format!("{place}/bin/python");
+    if run(&python, &["-c", &format!("import {modules}")]).is_ok_and(|said| said.code == 0) {
+        return Some(python);
+    }
+    let made = run("python3", &["-m", "venv", &place])
+        .and_then(Said::ok)
+        .and_then(|_| run(&format!("{place}/bin/pip"), &[&["install", "-q"], packages].concat())?.ok());
+    match made {
+        Ok(_) => Some(python),
+        Err(error) => {
+            eprintln!("SKIPPED: {} cannot be installed for Python: {error:#}", packages.join(" and "));
+            None
+        }
+    }
+}
+
 #[test]
 fn the_sdk_for_python_finds_what_it_expects() -> anyhow::Result<()> {
     if !live() {
         return Ok(());
     }
-    let place = std::env::temp_dir().join("shoal-python-sdk").display().to_string();
-    let python = format!("{place}/bin/python");
-    if run(&python, &["-c", "import docker, websocket"]).map_or(true, |said| said.code != 0) {
-        let made = run("python3", &["-m", "venv", &place])
-            .and_then(Said::ok)
-            .and_then(|_| run(&format!("{place}/bin/pip"), &["install", "-q", "docker", "websocket-client"])?.ok());
-        if let Err(error) = made {
-            eprintln!("SKIPPED: the Docker SDK for Python cannot be installed: {error:#}");
-            return Ok(());
-        }
-    }
+    let packages = ["docker", "websocket-client"];
+    let Some(python) = python_with("sdk", &packages, "docker, websocket") else { return Ok(()) };
     let daemon = Daemon::up("sdk")?;
     run(&python, &["-c", PYTHON, &daemon.socket, NAME])?.ok()?;
     daemon.down()

@@ -138,7 +138,7 @@ fn post(lab: &Lab, path: &str, body: &str) -> anyhow::Result<Value> {
 fn kill_again_and_again(lab: &Lab, kills: u64) -> anyhow::Result<()> {
     for kill in 0..kills {
         // Different instants, the same in each run.
-        pause(Duration::from_millis(kill.wrapping_mul(7_919) % 400));
+        pause(Duration::from_millis(kill.wrapping_mul(7_919) % 250));
         lab.shoal(&["kill", "m1", "-9"])?.ok()?;
         lab.shoal(&["start", "m1"])?.ok().with_context(|| format!("start after kill {kill}"))?;
     }
