@@ -78,16 +78,22 @@ fn cgroups_cannot_be_written(backend: Backend) {
     };
     assert_eq!(run(&|_| {}), (String::new(), 0));
     assert_eq!(run(&|input| input.user.uid = 1000), (String::new(), 0));
-    // The control: with what protects taken away, the host sees what was written.
-    let (said, notified) = run(&|input| {
-        input.capabilities.add = vec!["SYS_ADMIN".to_owned()];
-        input.seccomp = SeccompChoice::Unconfined;
-        input.writable_cgroups = true;
-    });
-    assert!(said.contains("opened cgroup.procs") && said.contains("made") && said.contains("mounted cgroup"), "{said}");
-    // What the kernel starts on the host when a cgroup empties is of v1.
-    let has_v1 = fs::read_to_string("/proc/self/cgroup").unwrap().lines().any(|line| !line.starts_with("0::"));
-    assert!(!has_v1 || said.contains("opened notify_on_release") && notified > 0, "{said}");
+    // The control: with what protects taken away, the host sees what was written. (The library gives a container no cgroup in
+    // named hierarchies: there it would write to the host's root.)
+    if backend != Backend::Libcontainer {
+        let (said, notified) = run(&|input| {
+            input.capabilities.add = vec!["SYS_ADMIN".to_owned()];
+            input.seccomp = SeccompChoice::Unconfined;
+            input.writable_cgroups = true;
+        });
+        assert!(
+            said.contains("opened cgroup.procs") && said.contains("made") && said.contains("mounted cgroup"),
+            "{said}"
+        );
+        // What the kernel starts on the host when a cgroup empties is of v1.
+        let has_v1 = fs::read_to_string("/proc/self/cgroup").unwrap().lines().any(|line| !line.starts_with("0::"));
+        assert!(!has_v1 || said.contains("opened notify_on_release") && notified > 0, "{said}");
+    }
     // The filter alone is enough against new mounts, and read-only mounts alone against writes.
     let (said, notified) = run(&|input| {
         input.capabilities = CapabilityChange { add: vec!["ALL".to_owned()], drop: vec!["SYS_ADMIN".to_owned()] };
