@@ -207,7 +207,7 @@ impl Node {
         let interfaces = address::interfaces()?;
         let listen_addr = address::listen(listen, &interfaces)?;
         let wanted = if advertise.is_empty() { &self.shared.options.default_advertise_addr } else { advertise };
-        let advertise_addr = match toward.filter(|_| wanted.is_empty()) {
+        let advertise_addr = match toward {
             Some(addr) => SocketAddr::new(addr, listen_addr.port()),
             None => address::advertise(wanted, listen_addr.port(), &interfaces)?,
         };

@@ -4,7 +4,7 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shoal_proto::error::{ErrorKind, Failure};
@@ -151,31 +151,40 @@ fn user_namespace(inner: &Arc<Inner>, record: &Record) -> Result<SandboxUser, Fa
     if inner.id_map(host).is_none() {
         return Ok(SandboxUser::Host);
     }
-    for (mode, what) in [(&host.pid_mode, "PID namespace"), (&host.ipc_mode, "IPC namespace")] {
-        let Some(other) = mode.strip_prefix("container:") else { continue };
+    let Some(first) = sharers(inner, record)?.into_iter().next() else { return Ok(SandboxUser::Own) };
+    let user = first.user.ok_or_else(|| other_user_namespace(first.what, &first.id))?;
+    share_users(inner, record, Some(&user))?;
+    Ok(SandboxUser::Of(user))
+}
+
+/// A container that another shares a namespace with.
+struct Sharer {
+    what: &'static str,
+    id: String,
+    user: Option<PathBuf>,
+}
+
+/// Those that it shares something with besides the network.
+fn sharers(inner: &Arc<Inner>, record: &Record) -> Result<Vec<Sharer>, Failure> {
+    let host = &record.host_config;
+    let modes = [(&host.pid_mode, "PID namespace"), (&host.ipc_mode, "IPC namespace")];
+    let shared = modes.into_iter().filter_map(|(mode, what)| Some((mode.strip_prefix("container:")?, what)));
+    let look = |(other, what): (&str, &'static str)| {
         let other = owner(inner, &inner.containers.find(other)?);
         let user = inner.networks.sandbox(&other.id).and_then(|sandbox| sandbox.user);
-        let user = user.ok_or_else(|| other_user_namespace(what, &other.id))?;
-        share_users(inner, record, Some(&user))?;
-        return Ok(SandboxUser::Of(user));
-    }
-    Ok(SandboxUser::Own)
+        Ok(Sharer { what, id: other.id.clone(), user })
+    };
+    shared.map(look).collect()
 }
 
 /// Are all containers that processes or IPC are shared with in this user namespace?
 fn share_users(inner: &Arc<Inner>, record: &Record, user: Option<&Path>) -> Result<(), Failure> {
-    let host = &record.host_config;
-    for (mode, what) in [(&host.pid_mode, "PID namespace"), (&host.ipc_mode, "IPC namespace")] {
-        let Some(other) = mode.strip_prefix("container:") else { continue };
-        let other = owner(inner, &inner.containers.find(other)?);
-        if inner.networks.sandbox(&other.id).and_then(|sandbox| sandbox.user).as_deref() != user {
-            return Err(Failure::conflict(format!(
-                "cannot share the {what} of container {}: it is in another user namespace",
-                other.id
-            )));
-        }
+    match sharers(inner, record)?.iter().find(|sharer| sharer.user.as_deref() != user) {
+        None => Ok(()),
+        Some(Sharer { what, id, .. }) => Err(Failure::conflict(format!(
+            "cannot share the {what} of container {id}: it is in another user namespace"
+        ))),
     }
-    Ok(())
 }
 
 fn other_user_namespace(what: &str, id: &str) -> Failure {

@@ -72,12 +72,13 @@ impl Runtime for Builtin {
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let (go_end, go) = pipe()?;
-        let (number, number_end) = pipe()?;
         // In a user namespace of its own, the container is made by a second child: see `child::enter_user_namespace`.
         let (into, two_steps) = match &namespaces.user {
             None => (namespaces.new, false),
             Some(_) => (LinuxNamespaceType::Mount as u32, true),
         };
+        let (number, number_end) =
+            if two_steps { pipe().map(|(read, write)| (Some(read), Some(write)))? } else { (None, None) };
         if let Some(path) = namespaces.joined_pid.as_ref().filter(|_| !two_steps) {
             // Counts for children only.
             namespace::enter(path, LinuxNamespaceType::Pid as u32)
@@ -87,12 +88,12 @@ impl Runtime for Builtin {
         let forked = SingleThread::prove().and_then(|single| single.fork_into(into));
         let Fork::Parent(first) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
             drop((outcome, report, go, number));
-            let pipes = child::Pipes { outcome_end, report_end, go_end, number_end: Some(number_end) };
+            let pipes = child::Pipes { outcome_end, report_end, go_end, number_end };
             child::run(&self.dir, &self.config, &namespaces, streams, pipes, ordered);
         };
         drop((outcome_end, report_end, go_end, number_end, streams));
         // The second child speaks only after the first has told its number.
-        let (mut pid, mut number) = (first, two_steps.then(|| Listener::new(number)));
+        let (mut pid, mut number) = (first, number.map(Listener::new));
         let mut listener = Listener::new(outcome);
         loop {
             match listener.hear() {

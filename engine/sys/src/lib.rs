@@ -15,3 +15,15 @@ pub mod scheduling;
 pub mod signal;
 pub mod socket;
 pub mod user_namespace;
+
+#[cfg(test)]
+mod testing {
+    /// Is this root? Says loudly when it is not: the test then is skipped.
+    pub(crate) fn root() -> bool {
+        let is = rustix::process::geteuid().is_root();
+        if !is {
+            eprintln!("SKIPPED: needs root");
+        }
+        is
+    }
+}

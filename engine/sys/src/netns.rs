@@ -193,14 +193,7 @@ pub fn read_setting(name: &str) -> io::Result<String> {
 mod tests {
     use super::*;
     use crate::netlink::{Family, NetlinkSocket, link};
-
-    fn root() -> bool {
-        let is = rustix::process::geteuid().is_root();
-        if !is {
-            eprintln!("SKIPPED: needs root");
-        }
-        is
-    }
+    use crate::testing::root;
 
     #[test]
     fn a_new_namespace_is_another_one_and_the_caller_stays_where_it_is() {

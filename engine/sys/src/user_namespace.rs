@@ -225,16 +225,9 @@ unsafe fn wait_to_be_killed(join: Option<libc::c_int>, told: libc::c_int, parent
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::root;
 
     const MAPS: Maps<'static> = Maps { uids: "0 300000 1000\n", gids: "0 400000 1000\n" };
-
-    fn root() -> bool {
-        let is = rustix::process::geteuid().is_root();
-        if !is {
-            eprintln!("SKIPPED: needs root");
-        }
-        is
-    }
 
     #[test]
     fn a_namespace_is_kept_by_a_path_and_owns_networks() {

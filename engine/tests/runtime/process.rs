@@ -141,15 +141,7 @@ fn scheduling_and_personality_are_as_asked(backend: Backend) {
         },
     );
     let container = Box::around(&sandbox, input, created.unwrap());
-    let mut seen = String::new();
-    sandbox.wait_for(async {
-        let mut attachment = container.running.shim.attach(AttachOptions::default()).await.unwrap();
-        container.running.shim.start().await.unwrap();
-        while !seen.contains("86\n") {
-            let Some(AttachEvent::Stdout(bytes)) = attachment.output.next().await.unwrap() else { panic!("{seen}") };
-            seen.push_str(&String::from_utf8_lossy(&bytes));
-        }
-    });
+    let seen = started_until(&sandbox, &container, "86\n");
     assert_eq!(seen, "5 3\nbest-effort: prio 6\ni686\n");
     let shim = container.prepare_process(&["sh", "-c", look], |process| set(process, 7, 1)).unwrap();
     let outcome = sandbox.wait_for(async {
@@ -184,15 +176,7 @@ fn clocks_can_be_its_own(backend: Backend) {
         },
     );
     let container = Box::around(&sandbox, input, created.unwrap());
-    let mut seen = String::new();
-    sandbox.wait_for(async {
-        let mut attachment = container.running.shim.attach(AttachOptions::default()).await.unwrap();
-        container.running.shim.start().await.unwrap();
-        while !seen.contains("]\n") {
-            let Some(AttachEvent::Stdout(bytes)) = attachment.output.next().await.unwrap() else { panic!("{seen}") };
-            seen.push_str(&String::from_utf8_lossy(&bytes));
-        }
-    });
+    let seen = started_until(&sandbox, &container, "]\n");
     let again = container.exec(&["sh", "-c", look], |_, _, _| {}).stdout;
     let own = std::fs::read_link("/proc/self/ns/time").unwrap();
     for seen in [&seen, &again] {
@@ -202,6 +186,20 @@ fn clocks_can_be_its_own(backend: Backend) {
         assert_ne!(lines[3], own.to_str().unwrap());
     }
     assert_eq!(seen.lines().next_back(), again.lines().next_back(), "an exec has the same");
+}
+
+/// What a container says from its start until these words.
+fn started_until(sandbox: &Sandbox, container: &Box, words: &str) -> String {
+    let mut seen = String::new();
+    sandbox.wait_for(async {
+        let mut attachment = container.running.shim.attach(AttachOptions::default()).await.unwrap();
+        container.running.shim.start().await.unwrap();
+        while !seen.contains(words) {
+            let Some(AttachEvent::Stdout(bytes)) = attachment.output.next().await.unwrap() else { panic!("{seen}") };
+            seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    });
+    seen
 }
 
 /// What the built-in runtime leaves undone it does not promise.

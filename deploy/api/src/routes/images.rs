@@ -1,5 +1,6 @@
 //! Images.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -41,9 +42,12 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
 /// Fills in how many containers were made of each image.
 pub(super) async fn count_users(context: &Context, images: &mut [ImageSummary]) -> Result<(), ApiError> {
     let containers = context.engine.containers().list(ListOptions { all: true, ..ListOptions::default() }).await?;
+    let mut users: HashMap<&str, i64> = HashMap::new();
+    for container in &containers {
+        *users.entry(container.image_id.as_str()).or_default() += 1;
+    }
     for image in images {
-        let users = containers.iter().filter(|container| container.image_id == image.id).count();
-        image.containers = i64::try_from(users).unwrap_or(i64::MAX);
+        image.containers = users.get(image.id.as_str()).copied().unwrap_or(0);
     }
     Ok(())
 }
