@@ -8,6 +8,7 @@
 //! - A usage error ends with docker's exit code 125, an unknown command with 1.
 
 pub(crate) mod attach;
+pub(crate) mod checkpoint;
 pub(crate) mod client;
 mod completion;
 pub(crate) mod container;

@@ -9,6 +9,7 @@ use shoal_proto::id::TaskId;
 use shoal_proto::time::Timestamp;
 
 use crate::cgroup::Cgroup;
+use crate::checkpoint::{self, CheckpointCreate, CheckpointSummary};
 use crate::engine::Inner;
 use crate::image::{ByteStream, Digest};
 use crate::metrics::Action;
@@ -109,6 +110,48 @@ impl Containers {
     pub async fn start(&self, id: &str) -> Result<(), Failure> {
         let container = self.inner.containers.find(id)?;
         self.inner.metrics.timed(Action::Start, start::start(&self.inner, &container, true)).await
+    }
+
+    /// Starts it with the processes of a checkpoint, in `folder` or, when that is empty, of its own. `NotModified` when it runs.
+    ///
+    /// # Errors
+    /// It or the checkpoint does not exist, or cannot be restored; what was done is undone.
+    pub async fn start_from(&self, id: &str, checkpoint: &str, folder: &str) -> Result<(), Failure> {
+        let container = self.inner.containers.find(id)?;
+        let restore = match container.phase().has_process() {
+            // Refused by the start itself, whatever the checkpoint.
+            true => None,
+            false => Some(checkpoint::restore(&container, checkpoint, folder)?),
+        };
+        let work = start::start_from(&self.inner, &container, restore, true);
+        self.inner.metrics.timed(Action::Start, work).await
+    }
+
+    /// Writes its processes down, to be started from later.
+    ///
+    /// # Errors
+    /// It does not exist or run, the checkpoint exists, or CRIU is missing or cannot do it.
+    pub async fn checkpoint(&self, id: &str, asked: &CheckpointCreate) -> Result<(), Failure> {
+        checkpoint::create(&self.inner, &self.inner.containers.find(id)?, asked).await
+    }
+
+    /// Its checkpoints in `folder` or, when that is empty, its own.
+    ///
+    /// # Errors
+    /// It does not exist, or the folder cannot be read.
+    pub fn checkpoints(&self, id: &str, folder: &str) -> Result<Vec<CheckpointSummary>, Failure> {
+        checkpoint::list(&*self.inner.containers.find(id)?, folder)
+    }
+
+    /// Removes a checkpoint of its.
+    ///
+    /// # Errors
+    /// It or the checkpoint does not exist.
+    pub async fn remove_checkpoint(&self, id: &str, checkpoint: &str, folder: &str) -> Result<(), Failure> {
+        let container = self.inner.containers.find(id)?;
+        let (checkpoint, folder) = (checkpoint.to_owned(), folder.to_owned());
+        let removed = tokio::task::spawn_blocking(move || checkpoint::remove(&container, &checkpoint, &folder));
+        removed.await.map_err(|error| Failure::internal(&error))?
     }
 
     /// Stops it: its stop signal, its grace period, then SIGKILL. `NotModified` when it does not run.

@@ -4,6 +4,7 @@
 
 pub mod cdi;
 pub mod cgroup;
+pub mod checkpoint;
 pub mod cluster;
 pub mod container;
 pub mod engine;

@@ -9,6 +9,7 @@ mod exec;
 mod hooks;
 mod launch;
 mod libcontainer;
+mod restored;
 pub mod seccomp;
 pub mod spec;
 pub mod user;
@@ -18,10 +19,11 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-pub(crate) use binary::{Binary, BinaryExec};
+pub(crate) use binary::{Binary, BinaryExec, STATE_DIRECTORY};
 pub(crate) use builtin::Builtin;
 pub(crate) use exec::BuiltinExec;
 pub(crate) use libcontainer::Libcontainer;
+use restored::Restored;
 
 use oci_spec::runtime::{Hooks, LinuxPersonality, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
@@ -83,6 +85,9 @@ pub(crate) trait Runtime: std::fmt::Debug {
 /// The runtime of a container.
 pub(crate) fn for_container(dir: &Path, config: &ShimConfig) -> Box<dyn Runtime> {
     match &config.runtime {
+        RuntimeKind::Builtin | RuntimeKind::Libcontainer if let Some(restore) = &config.restore => {
+            Box::new(Restored::new(dir, config, restore))
+        }
         RuntimeKind::Builtin => Box::new(Builtin::new(dir, config)),
         RuntimeKind::Libcontainer => Box::new(Libcontainer::new(dir, config)),
         RuntimeKind::Binary { path, args } => Box::new(Binary::new(dir, config, path, args)),

@@ -28,6 +28,8 @@ pub struct VersionInfo {
 pub struct DaemonFacts {
     /// Is the daemon in debug mode? Only then `/debug` is served.
     pub debug: bool,
+    /// Does it offer what dockerd has as experimental features?
+    pub experimental: bool,
     /// Mirrors of Docker Hub.
     pub mirrors: Vec<String>,
     /// Registries without valid TLS, by name.

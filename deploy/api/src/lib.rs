@@ -64,6 +64,7 @@ pub fn serve(options: ApiOptions) -> impl Future<Output = ()> {
     let ApiOptions { engine, node, listeners, shutdown, version, facts, dump, entropy } = options;
     let name = HeaderValue::try_from(format!("Shoal/{} ({})", version.version, std::env::consts::OS))
         .unwrap_or(HeaderValue::from_static("Shoal"));
+    let experimental = facts.load().experimental;
     let context = Arc::new(context::Context {
         engine,
         node,
@@ -74,7 +75,7 @@ pub fn serve(options: ApiOptions) -> impl Future<Output = ()> {
         membership_changed: tokio::sync::Notify::new(),
     });
     let events = swarm::events::follow(Arc::clone(&context), shutdown.clone());
-    let server = server::Server { context, router: routes::router(), name };
+    let server = server::Server { context, router: routes::router(), name, experimental };
     async move {
         tokio::join!(server::run(server, listeners, shutdown), events);
     }

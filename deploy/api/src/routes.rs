@@ -7,6 +7,7 @@ use crate::swarm::{cluster, configs, logs, nodes, secrets, services, tasks};
 /// A line of this table.
 type Route = crate::router::Route<Context>;
 
+mod checkpoints;
 mod containers;
 mod debug;
 mod exec;
@@ -70,6 +71,9 @@ fn container_routes() -> Vec<Route> {
         route!(POST "/containers/{id}/resize" => containers::resize),
         route!(POST "/containers/{id}/wait" => streams::wait),
         route!(POST "/containers/{id}/exec" => exec::create),
+        route!(POST "/containers/{id}/checkpoints" => checkpoints::create),
+        route!(GET "/containers/{id}/checkpoints" => checkpoints::list),
+        route!(DELETE "/containers/{id}/checkpoints/{checkpoint}" => checkpoints::remove),
         // A link is named by two names with a slash.
         route!(DELETE "/containers/{id...}" => containers::remove),
         route!(POST "/exec/{id}/start" => exec::start),

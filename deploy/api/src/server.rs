@@ -180,6 +180,8 @@ pub(crate) struct Server<C> {
     pub router: Router<C>,
     /// Value of the `Server` header.
     pub name: HeaderValue,
+    /// Are experimental features offered? Clients hide commands by this.
+    pub experimental: bool,
 }
 
 impl<C: Send + Sync + 'static> Server<C> {
@@ -238,7 +240,8 @@ impl<C: Send + Sync + 'static> Server<C> {
     fn stamp(&self, response: &mut Response) {
         let headers = response.headers_mut();
         headers.insert("api-version", HeaderValue::from_static(const_version()));
-        headers.insert("docker-experimental", HeaderValue::from_static("false"));
+        headers
+            .insert("docker-experimental", HeaderValue::from_static(if self.experimental { "true" } else { "false" }));
         headers.insert("ostype", HeaderValue::from_static(std::env::consts::OS));
         headers.insert(header::SERVER, self.name.clone());
     }

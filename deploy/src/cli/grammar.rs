@@ -2,6 +2,7 @@
 
 use clap::{Command, Parser, Subcommand};
 
+use super::checkpoint::CheckpointArgs;
 use super::container::{ContainerArgs, ContainerCommand, copy, exec, files, lifecycle, list, run, stats, view};
 use super::context::Context;
 use super::payload::{Kind, PayloadArgs};
@@ -22,6 +23,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum TopCommand {
     Attach(run::AttachArgs),
+    Checkpoint(CheckpointArgs),
     Commit(files::CommitArgs),
     Completion(completion::CompletionArgs),
     /// Manage configs: files that services read
@@ -94,9 +96,6 @@ enum TopCommand {
     /// Build with BuildKit (not available yet)
     #[command(hide = true)]
     Buildx(RefusedArgs),
-    /// Manage checkpoints (not offered)
-    #[command(hide = true)]
-    Checkpoint(RefusedArgs),
     /// Manage contexts (not offered)
     #[command(hide = true)]
     Context(RefusedArgs),
@@ -149,6 +148,7 @@ impl Cli {
         let context = &context;
         match self.command {
             TopCommand::Completion(args) => args.run(),
+            TopCommand::Checkpoint(args) => args.run(context).await,
             TopCommand::Config(args) => args.run(context, Kind::Config).await,
             TopCommand::Secret(args) => args.run(context, Kind::Secret).await,
             TopCommand::Container(args) => args.run(context).await,
@@ -175,7 +175,6 @@ impl Cli {
             TopCommand::Build(args) => args.run(refused::BUILD),
             TopCommand::Builder(args) => args.run(refused::BUILD),
             TopCommand::Buildx(args) => args.run(refused::BUILD),
-            TopCommand::Checkpoint(args) => args.run(refused::NOT_OFFERED),
             TopCommand::Context(args) => args.run(refused::CONTEXTS),
             TopCommand::Login(args) => args.run(refused::REGISTRY),
             TopCommand::Logout(args) => args.run(refused::REGISTRY),

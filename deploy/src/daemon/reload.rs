@@ -86,6 +86,7 @@ pub(crate) fn facts(settings: &Settings) -> DaemonFacts {
     }
     DaemonFacts {
         debug: settings.engine.debug,
+        experimental: settings.experimental,
         mirrors: settings.registries.mirrors.clone(),
         insecure_hosts: settings.registries.insecure_hosts().cloned().collect(),
         insecure_subnets: settings.registries.insecure_subnets(),

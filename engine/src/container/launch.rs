@@ -22,7 +22,7 @@ use crate::options::{BUILTIN_RUNTIME, LIBCONTAINER_RUNTIME};
 use crate::runtime::spec;
 use crate::runtime::user::{self, ContainerUser};
 use crate::shim::client::{Shim, ShimError};
-use crate::shim::config::{BUNDLE_FILE, ExecConfig, LogSink, RuntimeKind, SPEC_FILE, ShimConfig, WindowSize};
+use crate::shim::config::{BUNDLE_FILE, ExecConfig, LogSink, Restore, RuntimeKind, SPEC_FILE, ShimConfig, WindowSize};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 use crate::snapshot::RootfsMount;
 
@@ -260,6 +260,7 @@ pub(crate) async fn spawn(
     record: &Record,
     sandbox: Option<Sandbox>,
     disk: Disk,
+    restore: Option<Restore>,
 ) -> Result<Shim, LaunchError> {
     let missing = || Failure::new(ErrorKind::Internal, "the container has no root file system");
     let rootfs = disk.rootfs.clone().ok_or_else(missing)?;
@@ -280,6 +281,7 @@ pub(crate) async fn spawn(
         rootfs: Some(rootfs),
         cgroup: input.cgroup.clone(),
         id_map: input.user_namespace.map(|(_, map)| map),
+        restore,
     };
     let folder = inner.shim_folder(&record.id);
     let shim = Shim::spawn(&inner.shim_program, &folder, &config, built).await?;

@@ -15,6 +15,7 @@ use crate::engine::Inner;
 use crate::health;
 use crate::metrics::{Metrics, Step};
 use crate::shim::client::Shim;
+use crate::shim::config::Restore;
 
 /// First pause before a container is started again that could not ask the cluster for its networks.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -24,12 +25,23 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(15);
 /// Starts a container, for a user or for its policy.
 #[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
 pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_user: bool) -> Result<(), Failure> {
+    start_from(inner, container, None, by_user).await
+}
+
+/// The same, with the processes of a checkpoint.
+#[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
+pub(crate) async fn start_from(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    checkpoint: Option<Restore>,
+    by_user: bool,
+) -> Result<(), Failure> {
     let (_alone, turn) = alone_in_turn(container).await;
     let phase = container.phase();
     may_start(container, phase, by_user)?;
     let _keeps_places = network::hold(inner, container);
     container.set_restart_timer(None);
-    match run(inner, container).await {
+    match run(inner, container, checkpoint).await {
         Ok(shim) => {
             started(inner, container, &shim, by_user).await;
             Ok(())
@@ -87,7 +99,8 @@ fn may_start(container: &Arc<Container>, phase: Phase, by_user: bool) -> Result<
 }
 
 /// From nothing to a running program. What a failure leaves is removed by [`clean_up`].
-async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, LaunchError> {
+async fn run(inner: &Arc<Inner>, container: &Arc<Container>, checkpoint: Option<Restore>) -> Result<Shim, LaunchError> {
+    let restores = checkpoint.is_some();
     let record = container.record().clone();
     // Nothing of an earlier run may be in the way.
     let (namespace, disk) = {
@@ -102,7 +115,7 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
     let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let (attached, spawned) = tokio::join!(
         inner.metrics.stepped(Step::Network, network::attach(inner, container)),
-        inner.metrics.stepped(Step::Shim, launch::spawn(inner, &record, namespace, disk)),
+        inner.metrics.stepped(Step::Shim, launch::spawn(inner, &record, namespace, disk, checkpoint)),
     );
     // The shim is noted first: what is noted is cleaned up.
     let shim = match spawned {
@@ -128,7 +141,13 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
     connected.await.map_err(LaunchError::from)?;
     let executed = shim.start().instrument(tracing::debug_span!("execute"));
     inner.metrics.stepped(Step::Program, executed).await.map_err(LaunchError::from)?;
-    Ok(shim)
+    if !restores {
+        return Ok(shim);
+    }
+    // Only now there is a process, whose number it tells.
+    let found = Shim::connect(shim.dir()).await?;
+    container.set_shim(Some(found.clone()));
+    Ok(found)
 }
 
 /// Counts what the shim says of its own part.

@@ -6,7 +6,7 @@
 //! - `create` runs in a mount namespace of its own, in which the root file system is mounted.
 //! - What goes wrong is told in `--log`, as JSON lines; standard error may already be the container's.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,11 +15,12 @@ use shoal_engine_sys::process::{self, Ended, Fork, SingleThread};
 
 use super::{ChildStreams, Created, Runtime, SpecPart};
 use crate::cgroup::Cgroup;
+use crate::checkpoint;
 use crate::shim::config::{ExecConfig, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// Directory in the shim's for the binary's own state (`--root`).
-const STATE_DIRECTORY: &str = "state";
+pub(crate) const STATE_DIRECTORY: &str = "state";
 const LOG_FILE: &str = "runtime.log";
 const PID_FILE: &str = "init.pid";
 const PROCESS_FILE: &str = "process.json";
@@ -32,6 +33,8 @@ struct Tool {
     state: PathBuf,
     log: PathBuf,
     id: String,
+    /// Where it finds programs; `None` is the usual places.
+    path: Option<OsString>,
 }
 
 impl Tool {
@@ -42,13 +45,14 @@ impl Tool {
             state: container_dir.join(STATE_DIRECTORY),
             log: log_dir.join(LOG_FILE),
             id: id.to_owned(),
+            path: None,
         }
     }
 
     fn command(&self, arguments: &[OsString]) -> Command {
         let mut command = process::command(&self.program);
-        // runc finds helpers (newuidmap) by PATH, and Go's runtime asks for little else.
-        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        // runc finds helpers (newuidmap, criu) by PATH, and Go's runtime asks for little else.
+        command.env("PATH", self.path.as_deref().unwrap_or(OsStr::new(checkpoint::DEFAULT_PATH)));
         command
             .args(&self.args)
             .arg("--root")
@@ -124,11 +128,15 @@ pub(crate) struct Binary {
     dir: PathBuf,
     config: ShimConfig,
     tool: Tool,
+    /// Those of a container that is to be restored: it runs at once, so not before its start.
+    streams: Option<ChildStreams>,
 }
 
 impl Binary {
     pub(crate) fn new(dir: &Path, config: &ShimConfig, program: &Path, args: &[String]) -> Self {
-        Self { dir: dir.to_owned(), config: config.clone(), tool: Tool::new(dir, dir, &config.id, program, args) }
+        let mut tool = Tool::new(dir, dir, &config.id, program, args);
+        tool.path = config.restore.as_ref().map(|restore| checkpoint::search_path(&restore.criu));
+        Self { dir: dir.to_owned(), config: config.clone(), tool, streams: None }
     }
 
     /// Runs in a child, for its mount namespace. What the binary leaves running becomes the shim's.
@@ -137,8 +145,18 @@ impl Binary {
         linux
             .mount_rootfs(&self.config)
             .map_err(|error| RuntimeFailure::other(format!("cannot mount the root file system: {error}")))?;
-        let mut arguments: Vec<OsString> =
-            ["create", "--bundle"].iter().map(Into::into).chain([self.dir.clone().into_os_string()]).collect();
+        let mut arguments: Vec<OsString> = match &self.config.restore {
+            None => vec!["create".into()],
+            Some(restore) => vec![
+                "restore".into(),
+                "--detach".into(),
+                "--image-path".into(),
+                restore.images.clone().into_os_string(),
+                "--work-path".into(),
+                self.dir.clone().into_os_string(),
+            ],
+        };
+        arguments.extend(["--bundle".into(), self.dir.clone().into_os_string()]);
         arguments.extend(["--pid-file".into(), self.dir.join(PID_FILE).into_os_string()]);
         if let ChildStreams::Terminal { console_socket } = &streams {
             arguments.extend(["--console-socket".into(), console_socket.clone().into_os_string()]);
@@ -148,8 +166,8 @@ impl Binary {
     }
 }
 
-impl Runtime for Binary {
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+impl Binary {
+    fn make(&self, streams: ChildStreams) -> Result<u32, RuntimeFailure> {
         let (outcome, outcome_end) = super::pipe()?;
         let failed = |error: std::io::Error| RuntimeFailure::other(format!("cannot fork: {error}"));
         let Fork::Parent(_) = SingleThread::prove().and_then(|single| single.fork()).map_err(failed)? else {
@@ -164,11 +182,24 @@ impl Runtime for Binary {
         };
         drop((outcome_end, streams));
         super::launch::read_report(outcome)?;
-        read_pid(&self.dir).map(|pid| Created { pid: Some(pid), took: None })
+        read_pid(&self.dir)
+    }
+}
+
+impl Runtime for Binary {
+    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+        if self.config.restore.is_some() {
+            self.streams = Some(streams);
+            return Ok(Created { pid: None, took: None });
+        }
+        self.make(streams).map(|pid| Created { pid: Some(pid), took: None })
     }
 
     fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
-        self.tool.run(&["start", &self.config.id]).map(|()| None)
+        match self.streams.take() {
+            Some(streams) => self.make(streams).map(Some),
+            None => self.tool.run(&["start", &self.config.id]).map(|()| None),
+        }
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {

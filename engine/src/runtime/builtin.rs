@@ -26,6 +26,8 @@ use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{Fork, SingleThread};
 use shoal_kit::clock::{Clock, SystemClock};
 
+pub(super) use child::{enter_cgroup, read_spec};
+
 use super::hooks::HostHooks;
 use super::launch::read_report;
 use super::{ChildStreams, Created, Listener, Outcome, Runtime, pipe};

@@ -150,6 +150,20 @@ pub struct ShimConfig {
     /// Ids of the container's user namespace, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_map: Option<IdMap>,
+    /// The checkpoint that the processes come from, instead of the specification's program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+}
+
+/// A checkpoint to be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// The program CRIU.
+    pub criu: PathBuf,
+    /// Folder of the checkpoint.
+    pub images: PathBuf,
+    /// What the first process's standard streams were, as `/proc/<pid>/fd` shows them; empty for one that was closed.
+    pub streams: [String; 3],
 }
 
 /// An exec: one more process in a running container.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use shoal_engine_sys::process::Ended;
 use shoal_engine_sys::signal::ChildEvents;
-use shoal_engine_sys::{namespace, proc, process, pty, signal};
+use shoal_engine_sys::{memory, namespace, proc, process, pty, signal};
 use shoal_kit::clock::{Clock, SystemClock};
 use shoal_proto::time::Timestamp;
 
@@ -41,6 +41,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a process that was made and not started waits for a daemon when it has none.
 const ABANDONED: Duration = Duration::from_secs(1);
+/// How long after its start a process is taken for one that stays. What ends sooner need not save memory.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What a shim does besides its process: given by the container's or the exec's configuration.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +74,8 @@ pub(super) struct Server {
     start_failure: Option<RuntimeFailure>,
     /// Since when nobody is there who could start the process.
     alone_since: Option<Timestamp>,
+    /// When to give back the memory that only the start needed.
+    settles_at: Option<Timestamp>,
     exit: Option<ExitRecord>,
     buffer: Box<[u8]>,
 }
@@ -106,6 +110,7 @@ impl Server {
             ended: None,
             start_failure: None,
             alone_since: None,
+            settles_at: None,
             exit: None,
             buffer: vec![0; 32 * 1024].into_boxed_slice(),
         })
@@ -145,6 +150,7 @@ impl Server {
         while self.exit.is_none() {
             self.turn(self.timeout())?;
             self.give_up_if_abandoned();
+            self.settle();
             if self.streams.are_drained() || self.drain_is_over() {
                 self.conclude();
             }
@@ -172,7 +178,18 @@ impl Server {
             self.connections.iter().filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
         let alone = self.alone_since.map(|at| at.after(ABANDONED).since(now));
         let retry = self.log.as_ref().and_then(Log::retry_at).map(|at| at.since(now));
-        drain.into_iter().chain(stall).chain(alone).chain(retry).min()
+        let settle = self.settles_at.map(|at| at.since(now));
+        drain.into_iter().chain(stall).chain(alone).chain(retry).chain(settle).min()
+    }
+
+    /// A process that stays has its shim beside it for long: that keeps no page of code which only the start needed.
+    fn settle(&mut self) {
+        if self.settles_at.is_none_or(|at| self.now() < at) {
+            return;
+        }
+        self.settles_at = None;
+        // Costs memory, nothing else.
+        let _ = memory::release_program();
     }
 
     /// A daemon that died between creation and start never comes back to start this process: it ends. Clients that only
@@ -478,7 +495,10 @@ impl Server {
             Ok(())
         });
         match result {
-            Ok(()) => self.phase = Phase::Running,
+            Ok(()) => {
+                self.phase = Phase::Running;
+                self.settles_at = Some(self.now().after(SETTLED));
+            }
             Err(failure) => {
                 self.never_started(failure.clone());
                 return Err(failure);

@@ -16,6 +16,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType,
 };
+use shoal_engine_sys::memory;
 use shoal_engine_sys::process::{self, Fork, SealedProgram, SingleThread};
 
 use super::protocol::{Response, RuntimeFailure, message};
@@ -116,6 +117,8 @@ pub(super) fn run(socket: OwnedFd) -> io::Result<Option<Order>> {
     // Only for whoever reads `ps`.
     let _ = process::set_title(&[b"shoal", b"shim", b"zygote"]);
     let single = SingleThread::prove()?;
+    // A fork does not inherit these pages anyway.
+    let _ = memory::release_program();
     loop {
         let Some((order, log)) = receive(&socket)? else { return Ok(None) };
         match single.fork() {

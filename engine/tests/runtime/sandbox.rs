@@ -126,6 +126,7 @@ impl Sandbox {
     pub(crate) fn config(&self, input: &SpecInput) -> ShimConfig {
         ShimConfig {
             id_map: None,
+            restore: None,
             subpaths: Default::default(),
             images: Default::default(),
             id: input.id.clone(),

@@ -1,5 +1,6 @@
 //! The daemon itself: its options, its file, its signals, its metrics, TLS, and two daemons on one host.
 
+mod checkpoint;
 mod host;
 
 use std::collections::BTreeSet;

@@ -9,6 +9,7 @@ use shoal_engine::container::{ListOptions, RemoveOptions, StopOptions};
 use shoal_engine::model::{CreateRequest, HostConfig, NetworkingConfig, UpdateRequest};
 use shoal_engine::stats::Cgroups;
 
+use super::checkpoints;
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::gate;
@@ -73,10 +74,6 @@ pub(super) async fn top(context: Arc<Context>, request: Request) -> Answer {
 }
 
 pub(super) async fn start(context: Arc<Context>, request: Request) -> Answer {
-    if request.query.non_empty("checkpoint").is_some() {
-        // As dockerd without its experimental features.
-        return Err(ApiError::invalid("checkpoint is only supported in experimental mode"));
-    }
     // As dockerd: what is longer than `null` and the like was a configuration of the host, once.
     let length = request.header("content-length").parse().unwrap_or(0_u64);
     if length > 7 || request.header("transfer-encoding").eq_ignore_ascii_case("chunked") {
@@ -84,7 +81,9 @@ pub(super) async fn start(context: Arc<Context>, request: Request) -> Answer {
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
     }
-    context.engine.containers().start(request.id()).await?;
+    if !checkpoints::start_from(&context, &request).await? {
+        context.engine.containers().start(request.id()).await?;
+    }
     Ok(no_content())
 }
 

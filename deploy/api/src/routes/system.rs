@@ -46,6 +46,7 @@ fn swarm_header(status: &LocalNodeStatus) -> &'static str {
 pub(super) async fn version(context: Arc<Context>, _: Request) -> Answer {
     let engine = context.engine.version();
     let product = &context.version;
+    let experimental = context.facts.load().experimental;
     let (max, min) = (ApiVersion::MAX.to_string(), ApiVersion::MIN.to_string());
     let mut components = vec![json!({
         "Name": "Engine",
@@ -54,7 +55,7 @@ pub(super) async fn version(context: Arc<Context>, _: Request) -> Answer {
             "ApiVersion": max,
             "Arch": engine.arch,
             "BuildTime": product.build_time,
-            "Experimental": "false",
+            "Experimental": experimental.to_string(),
             "GitCommit": product.git_commit,
             "GoVersion": "",
             "KernelVersion": engine.kernel_version,
@@ -98,7 +99,7 @@ pub(super) async fn info(context: Arc<Context>, request: Request) -> Answer {
         "HttpProxy": http_proxy,
         "HttpsProxy": https_proxy,
         "NoProxy": no_proxy,
-        "ExperimentalBuild": false,
+        "ExperimentalBuild": facts.experimental,
         "Isolation": "",
         "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" },

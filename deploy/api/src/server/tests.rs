@@ -114,7 +114,7 @@ fn start() -> Fixture {
         route!(POST "/exec/{id}/start" => echo),
     ];
     let name = HeaderValue::from_static("Shoal/test (linux)");
-    let server = Server { context: Arc::clone(&probe), router: Router::new(routes), name };
+    let server = Server { context: Arc::clone(&probe), router: Router::new(routes), name, experimental: false };
     let shutdown = CancellationToken::new();
     let listeners = vec![Listener::Unix(listener, Some(path.clone()))];
     let serving = tokio::spawn(run(server, listeners, shutdown.clone()));

@@ -11,7 +11,7 @@ use crate::cli::client::{ApiError, escape, status_of};
 use crate::cli::context::Context;
 use crate::cli::exit::{fail, silent};
 use crate::cli::look::{Look as _, set};
-use crate::cli::{output, refused, service, terminal};
+use crate::cli::{output, service, terminal};
 
 /// Create and run a new container from an image
 #[derive(Debug, Args)]
@@ -309,10 +309,10 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "KEYS")]
     detach_keys: Option<String>,
     /// Restore from this checkpoint
-    #[arg(long, hide = true)]
+    #[arg(long, value_name = "NAME")]
     checkpoint: Option<String>,
     /// Use a custom checkpoint storage directory
-    #[arg(long, hide = true)]
+    #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<String>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER")]
@@ -322,17 +322,20 @@ pub(crate) struct StartArgs {
 impl StartArgs {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let why = "checkpoints are not offered";
-        let (named, placed) = (self.checkpoint.is_some(), self.checkpoint_dir.is_some());
-        refused::check(&[("--checkpoint", named, why), ("--checkpoint-dir", placed, why)])?;
+        if self.checkpoint.is_some() && (self.attach || self.interactive || self.containers.len() > 1) {
+            return Err(fail(1, "you cannot restore multiple containers at once, nor attach to a restored one"));
+        }
         if self.attach || self.interactive {
             let [name] = self.containers.as_slice() else {
                 return Err(fail(1, "you cannot start and attach multiple containers at once"));
             };
             return self.attached(context, name).await;
         }
+        let (checkpoint, folder) = (self.checkpoint.as_deref(), self.checkpoint_dir.as_deref());
         super::lifecycle::each(&self.containers, |name| async move {
-            context.client.post(format!("/containers/{}/start", escape(&name))).done().await
+            let start = context.client.post(format!("/containers/{}/start", escape(&name)));
+            let start = start.query_some("checkpoint", checkpoint);
+            start.query_some("checkpoint-dir", folder).done().await
         })
         .await
     }

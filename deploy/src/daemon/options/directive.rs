@@ -124,7 +124,7 @@ pub(super) const DIRECTIVES: &[Directive] = &[
     directive("raw-logs", Switch, Idle("the log has full time stamps and no colours"), "Full time stamps without colours"),
     directive("labels", List, Reload, "Label of this node, key=value; constraints match it as engine.labels.key").flag("label"),
     directive("features", Features, Reload, "Switch a feature on or off").flag("feature"),
-    directive("experimental", Switch, Idle("there are no experimental features"), "Enable experimental features"),
+    directive("experimental", Switch, Start, "Enable experimental features: checkpoints of containers, by CRIU"),
     directive("live-restore", Switch, Reload, "Containers outlive the daemon; =false stops them with it [default: true]"),
     directive("shutdown-timeout", Number, Reload, "Seconds that containers have to stop with the daemon; -1 is no bound [default: 15]"),
     directive("oom-score-adjust", Number, Start, "Set the oom_score_adj of the daemon"),

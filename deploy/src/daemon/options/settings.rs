@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) registries: Registries,
     pub(crate) proxies: Proxies,
     pub(crate) features: BTreeMap<String, bool>,
+    pub(crate) experimental: bool,
 }
 
 /// Reads directives whose shapes were checked; it keeps account of which were asked for.
@@ -143,6 +144,7 @@ impl Settings {
             registries: Registries::read(reader)?,
             proxies: Proxies::read(reader)?,
             features: features(reader)?,
+            experimental: reader.switch("experimental").unwrap_or(false),
         })
     }
 }

@@ -184,7 +184,7 @@ fn run_hooks(dir: &Path, config: &ShimConfig, spec: &Spec, hooks: &Hooks, pipes:
     hooks::run("createContainer", hooks.create_container().as_deref(), &state)
 }
 
-fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
+pub(crate) fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
     let bytes = std::fs::read(dir.join(SPEC_FILE)).map_err(|error| cannot("read the specification", &error))?;
     serde_json::from_slice(&bytes).map_err(|error| RuntimeFailure::other(format!("bad specification: {error}")))
 }
@@ -216,7 +216,7 @@ pub(super) fn refuse_unsupported(oci: &Process, linux: &Linux, joins_user: bool)
 }
 
 /// Makes the cgroup and goes into it, before anything is used that counts.
-fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure> {
+pub(crate) fn enter_cgroup(config: &ShimConfig, linux: &Linux) -> Result<(), RuntimeFailure> {
     let none = LinuxResources::default();
     let cgroup = Cgroup::open(&config.cgroup).map_err(|error| cannot("use cgroups", &error))?;
     cgroup::create::create(&cgroup, linux.resources().as_ref().unwrap_or(&none))

@@ -1,0 +1,245 @@
+//! Checkpoints: the processes of a container, written to files by CRIU, and run on from them later.
+//!
+//! ## Design notes
+//! - A checkpoint holds processes and what is in memory file systems, not the root file system: it is for the container
+//!   that it was made of, as with dockerd.
+//! - The daemon dumps: the shim, which is one loop, goes on to carry output meanwhile. The shim restores: what comes back
+//!   has to be its child.
+//! - Made under a hidden name and renamed when it is whole, so what is listed can be restored.
+
+mod criu;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shoal_proto::error::{ErrorKind, Failure, chain};
+
+use self::criu::Dump;
+pub(crate) use self::criu::{DEFAULT_PATH, Places, restore_arguments, restore_log, restored, search_path, told};
+use crate::container::instance::Container;
+use crate::container::lifecycle::{Input, Phase};
+use crate::container::names;
+use crate::engine::Inner;
+use crate::shim::config::{BUNDLE_FILE, Restore, RuntimeKind, ShimConfig};
+
+/// Where a container's own are, in its folder.
+const FOLDER: &str = "checkpoints";
+/// What says of a folder that it is a whole checkpoint.
+const DESCRIPTION: &str = "checkpoint.json";
+/// How long the processes may take to go when they are not to run on.
+const AFTER_DUMP: Duration = Duration::from_secs(10);
+
+/// What is asked for with a new checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct CheckpointCreate {
+    /// Its name.
+    #[serde(rename = "CheckpointID")]
+    pub id: String,
+    /// Folder to make it in; empty is the container's own.
+    #[serde(rename = "CheckpointDir")]
+    pub folder: String,
+    /// End the container with it.
+    pub exit: bool,
+}
+
+/// A checkpoint in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CheckpointSummary {
+    /// Its name.
+    pub name: String,
+}
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
+    container: String,
+    /// What the first process's standard streams were, as `/proc/<pid>/fd` shows them.
+    streams: [String; 3],
+}
+
+/// Writes a running container's processes down.
+///
+/// # Errors
+/// It does not run, a checkpoint of that name exists, CRIU is missing or cannot do it: then the container runs on.
+pub(crate) async fn create(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    asked: &CheckpointCreate,
+) -> Result<(), Failure> {
+    let name = container.name();
+    let criu = find_criu()?;
+    let turn = container.operation.lock().await;
+    if container.phase() != Phase::Running {
+        return Err(Failure::conflict(format!("Container {name} not running")));
+    }
+    if !names::is_valid(&asked.id) {
+        return Err(invalid_name(&asked.id));
+    }
+    let pid = container.record().state.pid;
+    let folder = folder_of(container, &asked.folder);
+    let dumped = {
+        let (shim_folder, asked) = (inner.shim_folder(&container.id), asked.clone());
+        let (id, name) = (container.id.clone(), name.clone());
+        tokio::task::spawn_blocking(move || {
+            let order = Order { criu, shim_folder, folder, pid, asked, id, name };
+            order.carry_out()
+        })
+    };
+    dumped.await.map_err(|error| Failure::internal(&error))??;
+    if asked.exit {
+        // As after a stop: what was put away is not to be started anew by its policy.
+        let _ended_already = container.step(Input::StopAsked);
+    }
+    crate::container::tell(inner, container, "checkpoint", &[]);
+    drop(turn);
+    if asked.exit && tokio::time::timeout(AFTER_DUMP, container.ended()).await.is_err() {
+        tracing::warn!(container = %container.id, "a container does not end after its checkpoint");
+    }
+    Ok(())
+}
+
+/// A dump to be made. Blocks.
+struct Order {
+    criu: PathBuf,
+    shim_folder: PathBuf,
+    folder: PathBuf,
+    pid: u32,
+    asked: CheckpointCreate,
+    id: String,
+    name: String,
+}
+
+impl Order {
+    fn carry_out(&self) -> Result<(), Failure> {
+        let config = std::fs::read(self.shim_folder.join(BUNDLE_FILE)).map_err(|error| Failure::internal(&error))?;
+        let config: ShimConfig = serde_json::from_slice(&config).map_err(|error| Failure::internal(&error))?;
+        let refused = |why: &str| Failure::new(ErrorKind::InvalidArgument, self.cannot(why));
+        let places = Places::of(&self.shim_folder, &config).map_err(|error| Failure::internal(&error))?;
+        if let Some(why) = places.obstacle() {
+            return Err(refused(why));
+        }
+        let whole = self.folder.join(&self.asked.id);
+        if whole.symlink_metadata().is_ok() {
+            let text = format!("checkpoint with name {} already exists for container {}", self.asked.id, self.name);
+            return Err(Failure::conflict(self.cannot(&text)));
+        }
+        let partial = self.folder.join(format!(".{}.partial", self.asked.id));
+        let failed = |error: io::Error| Failure::new(ErrorKind::Internal, self.cannot(&chain(&error)));
+        remove_tree(&partial).map_err(failed)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&partial).map_err(failed)?;
+        let made = self.dump(&config, &places, &partial).and_then(|()| std::fs::rename(&partial, &whole));
+        made.map_err(|error| {
+            let _ = remove_tree(&partial);
+            failed(error)
+        })
+    }
+
+    fn dump(&self, config: &ShimConfig, places: &Places, images: &Path) -> io::Result<()> {
+        let stream = |number: usize| -> io::Result<String> {
+            let target = std::fs::read_link(format!("/proc/{}/fd/{number}", self.pid))?;
+            Ok(target.to_string_lossy().into_owned())
+        };
+        // Read before: afterwards the process may be gone. A program may have closed some.
+        let streams = [0, 1, 2].map(|number| stream(number).unwrap_or_default());
+        let leave_running = !self.asked.exit;
+        let dump = Dump { criu: &self.criu, images, pid: self.pid, leave_running };
+        match &config.runtime {
+            RuntimeKind::Builtin | RuntimeKind::Libcontainer => dump.run(places)?,
+            RuntimeKind::Binary { path, args } => dump.run_by(path, args, &self.shim_folder, &config.id)?,
+        }
+        let description = Description { container: self.id.clone(), streams };
+        std::fs::write(images.join(DESCRIPTION), serde_json::to_vec(&description)?)
+    }
+
+    fn cannot(&self, why: &str) -> String {
+        format!("cannot checkpoint container {}: {why}", self.name)
+    }
+}
+
+/// The checkpoints of a container in a folder, or, without one, in its own.
+///
+/// # Errors
+/// The folder cannot be read. One that does not exist has none.
+pub(crate) fn list(container: &Container, folder: &str) -> Result<Vec<CheckpointSummary>, Failure> {
+    let entries = match std::fs::read_dir(folder_of(container, folder)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure::internal(&error)),
+    };
+    let whole = entries.flatten().filter(|entry| entry.path().join(DESCRIPTION).is_file());
+    let names = whole.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut list: Vec<_> = names.filter(|name| names::is_valid(name)).map(|name| CheckpointSummary { name }).collect();
+    list.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(list)
+}
+
+/// Removes a checkpoint.
+///
+/// # Errors
+/// It does not exist.
+pub(crate) fn remove(container: &Container, name: &str, folder: &str) -> Result<(), Failure> {
+    find(container, name, folder)?;
+    remove_tree(&folder_of(container, folder).join(name)).map_err(|error| Failure::internal(&error))
+}
+
+/// What a shim is told to restore a checkpoint.
+///
+/// # Errors
+/// It does not exist, is another container's, or CRIU is missing.
+pub(crate) fn restore(container: &Container, name: &str, folder: &str) -> Result<Restore, Failure> {
+    let description = find(container, name, folder)?;
+    if description.container != container.id {
+        return Err(Failure::invalid(format!(
+            "checkpoint {name} was made of another container than {}",
+            container.name()
+        )));
+    }
+    let images = folder_of(container, folder).join(name);
+    Ok(Restore { criu: find_criu()?, images, streams: description.streams })
+}
+
+fn find(container: &Container, name: &str, folder: &str) -> Result<Description, Failure> {
+    let missing = || Failure::not_found(format!("checkpoint {name} does not exist for container {}", container.name()));
+    if !names::is_valid(name) {
+        return Err(missing());
+    }
+    let bytes = std::fs::read(folder_of(container, folder).join(name).join(DESCRIPTION)).map_err(|_| missing())?;
+    serde_json::from_slice(&bytes).map_err(|_| missing())
+}
+
+fn folder_of(container: &Container, asked: &str) -> PathBuf {
+    if asked.is_empty() { container.folder.join(FOLDER) } else { PathBuf::from(asked) }
+}
+
+fn invalid_name(name: &str) -> Failure {
+    Failure::invalid(format!("Invalid checkpoint ID ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"))
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Looked up at each use, so that it may be installed while the daemon runs.
+fn find_criu() -> Result<PathBuf, Failure> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    search(&path, "criu").ok_or_else(|| {
+        Failure::new(
+            ErrorKind::Unavailable,
+            "checkpoints are made by CRIU, and there is no program criu in the daemon's PATH",
+        )
+    })
+}
+
+fn search(path: &OsStr, program: &str) -> Option<PathBuf> {
+    std::env::split_paths(path).map(|folder| folder.join(program)).find(|file| file.is_absolute() && file.is_file())
+}
