@@ -203,7 +203,7 @@ pub(crate) fn restored(shim_folder: &Path) -> io::Result<u32> {
 pub(crate) fn told(log: &Path) -> Option<String> {
     let log = std::fs::read(log).ok()?;
     let log = String::from_utf8_lossy(&log);
-    let errors = log.lines().filter_map(|line| line.split_once(") Error (")?.1.split_once("): "));
+    let errors = log.lines().filter_map(|line| line.split_once("Error (")?.1.split_once("): "));
     let mut serious = errors.map(|(_, text)| text.trim()).filter(|text| !text.starts_with("rlimit: "));
     serious.next().map(|text| format!("CRIU failed: {text}"))
 }
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(told(&log), None);
         std::fs::write(
             &log,
-            "(00.1) Error (u.c:1): rlimit: no\n(00.2) Error (f.c:2): Can't dump: it\n(00.3) Error (g.c:3): z\n",
+            "Error (u.c:1): rlimit: no\n(00.2) Error (f.c:2): Can't dump: it\n(00.3) Error (g.c:3): z\n",
         )
         .unwrap();
         assert_eq!(told(&log).as_deref(), Some("CRIU failed: Can't dump: it"));
