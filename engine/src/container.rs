@@ -54,6 +54,7 @@ pub(crate) mod remove;
 pub(crate) mod restore;
 pub mod signal;
 mod spec_input;
+mod spool;
 mod start;
 pub mod status;
 pub(crate) mod stop;

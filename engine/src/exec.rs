@@ -172,7 +172,7 @@ async fn launch_exec(
     let Some(attachment) = attachment else { return Ok(None) };
     let config = &exec.config;
     // The keys were checked at creation.
-    Ok(streams::over(attachment, config.tty, wanted.stdin, &config.detach_keys, exec.noted.clone()).ok())
+    Ok(streams::over(inner, attachment, config.tty, wanted.stdin, &config.detach_keys, exec.noted.clone()).ok())
 }
 
 fn window(rows: u32, columns: u32) -> Option<WindowSize> {

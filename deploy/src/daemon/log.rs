@@ -33,7 +33,10 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 /// When it is set up already.
 pub(crate) fn init(settings: &Settings) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(filter(&settings.log_level)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    // Its complaints about a log that takes nothing would go to where the log goes, and end the thread that they cannot be
+    // written to: a full disk must cost lines only.
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
     let lines = if settings.log_json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     tracing_subscriber::registry()
         .with(filter)

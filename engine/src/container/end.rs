@@ -67,12 +67,13 @@ pub(crate) async fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: 
         state.finished_at.since(state.started_at)
     };
     let removes = commands.contains(&Command::Remove);
+    let mut saved = true;
     for command in commands {
         match command {
             Command::Release => release(inner, container).await,
             // The removal that follows would take the record away again.
             Command::Persist if removes => {}
-            Command::Persist => container.store().await,
+            Command::Persist => saved = container.store().await,
             Command::TellDie => tell_end(inner, container, exit, ran),
             Command::RestartAfter(pause) => start::restart_after(inner, container, pause),
             Command::CancelRestart => container.set_restart_timer(None),
@@ -87,7 +88,10 @@ pub(crate) async fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: 
     } else {
         // Who waits need not wait for this; the next start does, since this has the turn.
         container.tell(true);
-        remove::remove_folder_soon(inner, folder).await;
+        // On a full disk the shim's record stays the only one: for the next daemon, or until the next start.
+        if saved {
+            remove::remove_folder_soon(inner, folder).await;
+        }
     }
 }
 

@@ -131,21 +131,25 @@ impl Container {
         Ok(commands)
     }
 
-    /// Writes the record as it is now.
-    pub(crate) fn save(&self) {
+    /// Writes the record as it is now. False when the disk does not take it.
+    pub(crate) fn save(&self) -> bool {
         let _one_at_a_time = locked(&self.saving);
         let record = self.record().clone();
-        if let Err(error) = record.save(&self.folder) {
+        let saved = record.save(&self.folder);
+        if let Err(error) = &saved {
             tracing::error!(container = %self.id, folder = %self.folder.display(), %error, "cannot save the container");
         }
+        saved.is_ok()
     }
 
     /// The same on a thread that may wait for the disk.
-    pub(crate) async fn store(self: &Arc<Self>) {
+    pub(crate) async fn store(self: &Arc<Self>) -> bool {
         let container = Arc::clone(self);
-        if let Err(error) = tokio::task::spawn_blocking(move || container.save()).await {
+        let saved = tokio::task::spawn_blocking(move || container.save()).await;
+        saved.unwrap_or_else(|error| {
             tracing::error!(container = %self.id, %error, "saving the container failed");
-        }
+            false
+        })
     }
 
     /// Tells those who wait. `ended` when a run has ended.

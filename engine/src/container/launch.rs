@@ -96,6 +96,8 @@ pub(crate) struct Disk {
 #[tracing::instrument(level = "debug", skip_all)]
 pub(crate) fn prepare_disk(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Disk, Failure> {
     let record = container.record().clone();
+    // Of a run whose end could not be recorded.
+    super::remove::remove_folder(&inner.shim_folder(&record.id));
     files::prepare(&record, &container.folder, inner.id_map(&record.host_config))?;
     let rootfs = inner.snapshots.describe(&record.id)?;
     let mut disk = Disk {

@@ -356,7 +356,8 @@ pub(crate) fn limits(host: &HostConfig) -> Result<Limits, Failure> {
         memory_reservation_bytes: some(host.memory_reservation),
         memory_swappiness: host.memory_swappiness.and_then(|value| u64::try_from(value).ok()),
         oom_kill_disable: host.oom_kill_disable == Some(true),
-        pids: host.pids_limit.filter(|limit| *limit != 0),
+        // None at all is only there after an update that lifts the limit.
+        pids: host.pids_limit.map(|limit| if limit <= 0 { -1 } else { limit }),
         blkio_weight: (host.blkio_weight != 0).then_some(host.blkio_weight),
         blkio_weight_devices: weights,
         read_bytes_per_second: throttles(host.blkio_device_read_bps.as_deref())?,

@@ -13,6 +13,7 @@ use super::detach::DetachScanner;
 use super::instance::Container;
 use super::lifecycle::Phase;
 use super::log_stream;
+use super::spool::spool;
 use crate::engine::Inner;
 use crate::shim::client::{self as shim, AttachEvent, AttachOutput, Attachment, Shim};
 
@@ -56,7 +57,7 @@ pub(crate) async fn attach(
             let wanted = shim::AttachOptions { stdin: wants_input, stdout: options.stdout, stderr: options.stderr };
             let (output, input) = connect(container, wanted).await?;
             let scanner = tty.then_some(scanner);
-            Some(streams(output, input, wants_input, scanner, None))
+            Some(streams(inner, output, input, wants_input, scanner, None))
         }
         false => None,
     };
@@ -121,6 +122,7 @@ pub(crate) fn drop_waiting(container: &Container) {
 /// Streams over a connection to a shim that is there at once. After the process's end the output ends when it is noted:
 /// a client that has read all asks for the exit status at once.
 pub(crate) fn over(
+    inner: &Inner,
     attachment: Attachment,
     tty: bool,
     wants_input: bool,
@@ -131,11 +133,13 @@ pub(crate) fn over(
     let (output, output_promise) = oneshot::channel();
     let (input, input_promise) = oneshot::channel();
     let _held = (output.send(attachment.output), input.send(attachment.input));
-    let (output, input) = streams(output_promise, input_promise, wants_input, tty.then_some(scanner), Some(noted));
+    let (output, input) =
+        streams(inner, output_promise, input_promise, wants_input, tty.then_some(scanner), Some(noted));
     Ok(AttachStreams { tty, output, input })
 }
 
 fn streams(
+    inner: &Inner,
     output: oneshot::Receiver<AttachOutput>,
     input: oneshot::Receiver<shim::AttachInput>,
     wants_input: bool,
@@ -169,7 +173,7 @@ fn streams(
             }
         }
     });
-    (output.boxed(), input)
+    (spool(output.boxed(), inner.options.data_root.clone()), input)
 }
 
 enum Output {
@@ -191,9 +195,14 @@ impl Output {
         match output.next().await {
             Ok(Some(AttachEvent::Stdout(data))) => frame(OutputKind::Stdout, data),
             Ok(Some(AttachEvent::Stderr(data))) => frame(OutputKind::Stderr, data),
-            Ok(Some(AttachEvent::Exited(_)) | None) => {
+            Ok(Some(AttachEvent::Exited(_))) => {
                 *self = Self::Over;
                 None
+            }
+            Ok(None) => {
+                *self = Self::Over;
+                tracing::warn!("output was lost: the client was too far behind, or the shim was killed");
+                Some(Err(Failure::unavailable("output was lost: it was read too slowly, or the shim was killed")))
             }
             Err(error) => {
                 *self = Self::Over;

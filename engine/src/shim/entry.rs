@@ -100,6 +100,7 @@ fn container_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
         Ok(Ok((config, streams, log, listener, children))) => Ok(Parts {
             runtime: runtime::for_container(dir, &config),
             manner: Manner {
+                patient: false,
                 stdin_once: config.stdin_once,
                 terminal: config.terminal,
                 console_size: config.console_size,
@@ -144,7 +145,7 @@ fn exec_parts(dir: &Path, control: OwnedFd) -> Result<Parts, Refused> {
     match build() {
         Ok((config, container, streams, terminal, listener, children)) => Ok(Parts {
             runtime: runtime::for_exec(dir, &config, &container),
-            manner: Manner { stdin_once: true, terminal, console_size: config.console_size },
+            manner: Manner { patient: true, stdin_once: true, terminal, console_size: config.console_size },
             dir: dir.to_owned(),
             children,
             listener,

@@ -12,7 +12,7 @@
 mod connection;
 mod streams;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// What a shim does besides its process: given by the container's or the exec's configuration.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
+    /// Wait for clients however slow they are: an exec is there for its client, a container is not.
+    pub(super) patient: bool,
     /// Close stdin for good when the client that had it leaves or closes it.
     pub(super) stdin_once: bool,
     /// Whether the streams are a terminal.
@@ -156,8 +158,8 @@ impl Server {
             }
         }
         let deadline = self.now().after(FAREWELL);
-        while self.connections.iter().any(Connection::has_output) && self.now() < deadline {
-            self.turn(Some(deadline.since(self.now())))?;
+        while self.connections.iter().any(Connection::has_output) && (self.manner.patient || self.now() < deadline) {
+            self.turn((!self.manner.patient).then(|| deadline.since(self.now())))?;
         }
         Ok(())
     }
@@ -167,15 +169,15 @@ impl Server {
     }
 
     fn drain_is_over(&self) -> bool {
-        self.ended.is_some_and(|(_, at)| self.now() >= at.after(DRAIN))
+        self.may_read_output() && self.ended.is_some_and(|(_, at)| self.now() >= at.after(DRAIN))
     }
 
     /// When the loop has to look again though nothing happens.
     fn timeout(&self) -> Option<Duration> {
         let now = self.now();
-        let drain = self.ended.map(|(_, at)| at.after(DRAIN).since(now));
-        let stall =
-            self.connections.iter().filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
+        let drain = self.ended.filter(|_| self.may_read_output()).map(|(_, at)| at.after(DRAIN).since(now));
+        let stalling = self.connections.iter().filter(|_| !self.manner.patient);
+        let stall = stalling.filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
         let alone = self.alone_since.map(|at| at.after(ABANDONED).since(now));
         let retry = self.log.as_ref().and_then(Log::retry_at).map(|at| at.since(now));
         let settle = self.settles_at.map(|at| at.since(now));
@@ -577,9 +579,13 @@ impl Server {
     }
 
     fn drop_stalled(&mut self) {
+        if self.manner.patient {
+            return;
+        }
         let now = self.now();
         for connection in &mut self.connections {
             if connection.full_since().is_some_and(|since| now >= since.after(STALL)) {
+                say("a client that does not read is dropped");
                 connection.close();
             }
         }
@@ -602,9 +608,9 @@ struct Readiness {
     connections: Vec<PollFlags>,
 }
 
-/// Into `shim.log`.
+/// Into `shim.log`. What a full disk does not take is not said.
 pub(crate) fn say(text: &str) {
-    eprintln!("{} {text}", SystemClock.now());
+    let _ = writeln!(io::stderr(), "{} {text}", SystemClock.now());
 }
 
 /// A file that is there whole or not at all, whoever dies when. Not synced: after a power cut nobody asks how a container

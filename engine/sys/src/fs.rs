@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags, Timespec, Timestamps,
@@ -179,6 +179,15 @@ fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
+/// Links that are followed on one way: the kernel's number.
+const MAX_LINKS: u32 = 40;
+
+/// Names and `..` of a path, the last first.
+fn parts_reversed(path: &Path) -> Vec<OsString> {
+    let wanted = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    wanted.rev().map(|part| part.as_os_str().to_owned()).collect()
+}
+
 /// Resolves a path as if `root` were the root of everything.
 fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -270,7 +279,56 @@ impl Directory {
         Ok(Self(rustix::fs::openat(self, one_name(name)?, flags, Mode::empty())?))
     }
 
-    /// Makes all directories of a path below this one that are missing, and opens the last.
+    /// Where a path leads below this directory, without links: they are followed also when they lead to what is not there,
+    /// as `/etc/resolv.conf -> ../run/resolv.conf` does in an image without `/run`. Nothing leads out of this directory.
+    ///
+    /// # Errors
+    /// The kernel's; also when links lead in a circle.
+    pub fn settle(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut left: Vec<OsString> = parts_reversed(path);
+        let mut settled = PathBuf::new();
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                settled.pop();
+                continue;
+            }
+            settled.push(&part);
+            let link = match self.open_any(&settled, false) {
+                Ok(found) if metadata(&found)?.kind == FileKind::Link => found,
+                Ok(_) => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(rustix::io::Errno::LOOP.into());
+            }
+            let target = PathBuf::from(OsString::from_vec(rustix::fs::readlinkat(&link, "", Vec::new())?.into_bytes()));
+            settled.pop();
+            if target.is_absolute() {
+                settled = PathBuf::new();
+            }
+            left.extend(parts_reversed(&target));
+        }
+        Ok(settled)
+    }
+
+    /// Makes the directories of a path also where links lead to what is not there, and opens the last.
+    ///
+    /// # Errors
+    /// As [`Self::make_path`] and [`Self::settle`].
+    pub fn make_place(&self, path: &Path, mode: u32) -> io::Result<Self> {
+        match self.open_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_path(&self.settle(path)?, mode),
+            other => other,
+        }
+    }
+
+    /// Makes all directories of a path below this one that are missing, and opens the last. A link to what is not there is in
+    /// the way.
     ///
     /// # Errors
     /// The kernel's; also when something else than a directory is in the way.

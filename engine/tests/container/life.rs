@@ -192,6 +192,18 @@ pub(crate) async fn limits_can_be_updated(host: Host) -> Host {
         host.engine.containers().update(&id, update).await.unwrap();
         assert_eq!(std::fs::read_to_string(&hierarchy).unwrap().trim(), "17");
     }
+    let update = UpdateRequest { pids_limit: Some(50), ..UpdateRequest::default() };
+    host.engine.containers().update(&id, update).await.unwrap();
+    let pids = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
+        .map(|root| format!("{root}{}/{id}/pids.max", host.options.cgroup_parent))
+        .into_iter()
+        .find(|file| std::path::Path::new(file).exists());
+    let pids = || std::fs::read_to_string(pids.as_ref().unwrap()).unwrap();
+    assert_eq!(pids().trim(), "50");
+    // As the API hands on what lifts a limit.
+    let update = UpdateRequest { pids_limit: Some(0), ..UpdateRequest::default() };
+    host.engine.containers().update(&id, update).await.unwrap();
+    assert_eq!(pids().trim(), "max");
     let fixed = UpdateRequest { ulimits: Some(vec![serde_json::json!({"Name": "core"})]), ..UpdateRequest::default() };
     let failure = host.engine.containers().update(&id, fixed).await.unwrap_err();
     assert_eq!(failure.message, "Ulimits of a container cannot be updated: make a new one");

@@ -60,6 +60,27 @@ pub(crate) async fn ends_while_away_are_known(mut host: Host) -> Host {
     host
 }
 
+/// As when the disk is full.
+pub(crate) async fn an_end_that_cannot_be_recorded_is_not_lost(mut host: Host) -> Host {
+    let id = host.start("brief", &["sh", "-c", "sleep 0.5; exit 6"]).await;
+    let record = host.options.data_root.join("containers").join(&id).join("config.json");
+    let aside = record.with_extension("aside");
+    std::fs::rename(&record, &aside).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    host.until_status(&id, "exited").await;
+    assert_eq!(host.inspect(&id).await.state.exit_code, 6);
+    host.engine.shutdown().await;
+    std::fs::remove_dir(&record).unwrap();
+    std::fs::rename(&aside, &record).unwrap();
+    host.engine = Engine::open(host.options.clone()).await.unwrap();
+    host.until_status(&id, "exited").await;
+    assert_eq!(host.inspect(&id).await.state.exit_code, 6);
+    // What was kept for that is not in the way of the next start.
+    host.engine.containers().start(&id).await.unwrap();
+    host.until_status(&id, "exited").await;
+    host
+}
+
 pub(crate) async fn half_made_containers_are_removed(mut host: Host) -> Host {
     let kept = host.create("kept", &["true"], HostConfig::default()).await;
     let id = host.create("half", &["true"], HostConfig::default()).await;

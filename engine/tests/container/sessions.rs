@@ -331,3 +331,29 @@ fn compare(path: &str, golden: &serde_json::Value, ours: &serde_json::Value, dif
         }
     }
 }
+
+/// Who reads nothing until the process is long gone: the process does not wait, and everything is there.
+pub(crate) async fn slow_readers_lose_nothing(host: Host) -> Host {
+    const LINES: usize = 400_000;
+    let count = format!("i=0; seq {LINES}; exit 6");
+    let check = |text: String| {
+        assert_eq!(text.lines().count(), LINES);
+        assert!(text.lines().enumerate().all(|(index, line)| line == (index + 1).to_string()), "a piece is missing");
+    };
+    let containers = host.engine.containers();
+    let id = host.create("talker", &["sh", "-c", &count], HostConfig::default()).await;
+    let streams = containers.attach(&id, all_streams()).await.unwrap();
+    containers.start(&id).await.unwrap();
+    assert_eq!(containers.wait(&id, WaitCondition::NotRunning).await.unwrap().status_code, 6);
+    // Longer than a shim waits for who reads nothing.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    check(read_all(streams.output).await);
+    host.start("target", &["sleep", "100"]).await;
+    let command = ExecCreate { attach_stdout: true, ..exec(&["sh", "-c", &count]) };
+    let exec_id = containers.exec_create("target", command).await.unwrap();
+    let streams = containers.exec_start(&exec_id, ExecStart::default()).await.unwrap().unwrap();
+    host.until("the exec ended", async || containers.exec_inspect(&exec_id).await.unwrap().exit_code == Some(6)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    check(read_all(streams.output).await);
+    host
+}

@@ -189,8 +189,11 @@ fn limits_hold() {
     assert!(victim.refused("entries", &many).contains("more than 10 entries"));
     let error = victim.refused("bytes", &Archive::default().file("big", &vec![0; 2 << 20]));
     assert!(error.contains("more than 1048576 bytes"), "{error}");
-    let full = Victim::with(Limits { reserve: u64::MAX / 2, ..Limits::default() });
+    let full = Victim::with(Limits { reserve: u64::MAX / 2, reserve_share: 0, ..Limits::default() });
     assert!(full.refused("space", &Archive::default().file("a", b"x")).contains("no space left"));
+    // A small disk is not all reserve.
+    assert_eq!(Limits::default().reserve_of(200 << 20), (200 << 20) / 64);
+    assert_eq!(Limits::default().reserve_of(1 << 40), 256 << 20);
 }
 
 /// Steps of an archive that somebody clever put together.

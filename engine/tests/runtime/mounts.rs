@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("mounts::options_reach_the_kernel", options_reach_the_kernel),
     ("mounts::read_only_is_as_deep_as_asked", read_only_is_as_deep_as_asked),
     ("mounts::propagation_is_as_asked", propagation_is_as_asked),
+    ("mounts::links_to_nowhere_are_followed_inside", links_to_nowhere_are_followed_inside),
 ];
 
 /// Mounts of a test on the host, the first above the others. They end with it.
@@ -164,4 +165,44 @@ fn propagation_is_as_asked(backend: Backend) {
             mounts.0.push(top.join("own"));
         }
     }
+}
+
+/// As in images of machines whose `/etc/resolv.conf` is a link into `/run`, and with `/var/run` where there is no `/run`.
+fn links_to_nowhere_are_followed_inside(backend: Backend) {
+    if backend == Backend::Libcontainer {
+        // The library refuses them.
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let link = |name: &str, target: &str| std::os::unix::fs::symlink(target, sandbox.rootfs().join(name)).unwrap();
+    fs::create_dir_all(sandbox.rootfs().join("var")).unwrap();
+    link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf");
+    link("etc/escape", "../../../../../../../outside/of/it");
+    link("var/run", "/run");
+    let file = sandbox.dir.path().join("file");
+    fs::write(&file, "from the host\n").unwrap();
+    let bind = |destination: &str| MountInput {
+        destination: destination.into(),
+        read_only: true,
+        kind: MountKind::Bind {
+            source: file.clone(),
+            recursive: true,
+            propagation: None,
+            read_only_non_recursive: false,
+        },
+    };
+    let text = sandbox.shell(
+        "cat /etc/resolv.conf /run/systemd/resolve/stub-resolv.conf /outside/of/it; pwd; stat -c %a /run/scratch",
+        |input| {
+            let scratch = MountKind::Tmpfs { options: Vec::new() };
+            input.mounts = vec![
+                bind("/etc/resolv.conf"),
+                bind("/etc/escape"),
+                MountInput { destination: "/var/run/scratch".into(), read_only: false, kind: scratch },
+            ];
+            input.cwd = "/var/run/work".to_owned();
+        },
+    );
+    assert_eq!(text, "from the host\nfrom the host\nfrom the host\n/run/work\n1777\n");
+    assert!(!Path::new("/outside").exists());
 }

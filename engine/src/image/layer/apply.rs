@@ -416,10 +416,11 @@ impl Applier<'_> {
             }
         }
         if entry.size >= SPACE_STEP || self.applied.bytes >= self.space_at {
-            let free = fs::free_bytes(self.target.root)?;
+            let (free, disk) = fs::free_bytes(self.target.root)?;
+            let reserve = self.limits.reserve_of(disk);
             let wanted = entry.extents.as_ref().map_or(entry.size, |extents| extents.iter().map(|(_, l)| l).sum());
-            if free < self.limits.reserve.saturating_add(wanted) {
-                return Err(LimitExceeded::Space { free }.into());
+            if free < reserve.saturating_add(wanted) {
+                return Err(LimitExceeded::Space { free, wanted, reserve }.into());
             }
             self.space_at = self.applied.bytes + SPACE_STEP;
         }

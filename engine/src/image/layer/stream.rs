@@ -27,8 +27,10 @@ pub struct Limits {
     pub ratio: u64,
     /// Up to here the ratio does not matter.
     pub ratio_from: u64,
-    /// Bytes that stay free on the disk.
+    /// Bytes that stay free on the disk, but for a small one: see [`Limits::reserve_of`].
     pub reserve: u64,
+    /// Which part of the disk that is at most: one in so many; zero is no bound.
+    pub reserve_share: u64,
     /// Layers of one image; overlayfs stacks 500.
     pub layers: usize,
     /// Images of one archive.
@@ -43,9 +45,17 @@ impl Default for Limits {
             ratio: 300,
             ratio_from: 1 << 30,
             reserve: 256 << 20,
+            reserve_share: 64,
             layers: 490,
             images: 4096,
         }
+    }
+}
+
+impl Limits {
+    /// What stays free of a disk of so many bytes.
+    pub fn reserve_of(&self, disk_bytes: u64) -> u64 {
+        disk_bytes.checked_div(self.reserve_share).map_or(self.reserve, |part| part.min(self.reserve))
     }
 }
 
@@ -62,10 +72,16 @@ pub enum LimitExceeded {
     #[error("the layer has more than {0} entries")]
     Entries(u64),
     /// The disk would be full.
-    #[error("no space left: only {free} bytes are free where the images are")]
+    #[error(
+        "no space left: {wanted} bytes are needed where the images are, and {free} are free, of which {reserve} are kept free"
+    )]
     Space {
         /// What is free.
         free: u64,
+        /// What the next file needs.
+        wanted: u64,
+        /// What has to stay free.
+        reserve: u64,
     },
 }
 

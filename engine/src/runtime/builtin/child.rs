@@ -338,7 +338,7 @@ fn become_user(inside: &Directory, oci: &Process) -> Result<(), RuntimeFailure> 
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     }
     // Made when it is missing, as runc does. Never through a magic link such as /proc/self/fd (CVE-2024-21626).
-    let cwd = inside.make_path(oci.cwd(), 0o755);
+    let cwd = inside.make_place(oci.cwd(), 0o755);
     let cwd = cwd.map_err(|error| cannot(&format!("change to the working directory {:?}", oci.cwd()), &error))?;
     rustix::process::fchdir(&cwd).map_err(|error| cannot("change to the working directory", &error.into()))?;
     let groups = user.additional_gids().clone().unwrap_or_default();

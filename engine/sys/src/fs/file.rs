@@ -170,13 +170,13 @@ pub fn sync_filesystem(handle: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::syncfs(handle)?)
 }
 
-/// Bytes that are free for root on the file system of this handle.
+/// Bytes that are free for root on the file system of this handle, and how many it has.
 ///
 /// # Errors
 /// The kernel's.
-pub fn free_bytes(handle: impl AsFd) -> io::Result<u64> {
+pub fn free_bytes(handle: impl AsFd) -> io::Result<(u64, u64)> {
     let status = rustix::fs::fstatvfs(handle)?;
-    Ok(status.f_bfree.saturating_mul(status.f_frsize))
+    Ok((status.f_bfree.saturating_mul(status.f_frsize), status.f_blocks.saturating_mul(status.f_frsize)))
 }
 
 /// Replaces a file by one with this content, so that at any instant either the old or the new one is there whole, also

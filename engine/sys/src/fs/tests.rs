@@ -92,3 +92,32 @@ fn replaced_files_are_whole() {
     assert_eq!(std::fs::read(host.path().join("catalog")).unwrap(), b"two");
     assert_eq!(names(&root), ["catalog"]);
 }
+
+#[test]
+fn links_to_what_is_not_there_are_settled_inside() {
+    let host = tempfile::tempdir().unwrap();
+    let root = Directory::open(host.path()).unwrap();
+    let etc = root.make_path(Path::new("etc"), 0o755).unwrap();
+    let link = |directory: &Directory, name: &str, target: &str| {
+        directory.make_link(OsStr::new(name), OsStr::new(target)).unwrap();
+    };
+    link(&etc, "resolv.conf", "../run/resolve/stub.conf");
+    link(&etc, "out", "../../../../outside");
+    link(&etc, "far", "/var/far");
+    link(&root, "var", "/data");
+    link(&root, "round", "about");
+    link(&root, "about", "round");
+    for (path, leads_to) in [
+        ("/etc/resolv.conf", "run/resolve/stub.conf"),
+        ("/etc/out/x", "outside/x"),
+        ("/etc/far/a/../b", "data/far/b"),
+        ("/etc/./plain", "etc/plain"),
+        ("/", ""),
+    ] {
+        assert_eq!(root.settle(Path::new(path)).unwrap(), Path::new(leads_to), "{path}");
+    }
+    assert_eq!(root.settle(Path::new("round/x")).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+    let made = root.make_place(Path::new("/etc/far/a"), 0o755).unwrap();
+    assert_eq!(real_path(&made).unwrap(), host.path().join("data/far/a"));
+    assert!(!host.path().parent().unwrap().join("outside").exists());
+}
