@@ -8,6 +8,7 @@ use std::time::Duration;
 use shoal_proto::error::{ErrorKind, Failure, chain};
 
 use shoal_engine_sys::fs::Directory;
+use tokio_util::sync::CancellationToken;
 
 use super::instance::Container;
 use super::lifecycle::Phase;
@@ -253,13 +254,14 @@ fn user_of(inner: &Arc<Inner>, container: &Arc<Container>, record: &Record) -> R
     Ok(found)
 }
 
-/// Creates a container's process, which waits before its program.
+/// Creates a container's process, which waits before its program, unless the start is given up.
 #[tracing::instrument(level = "debug", skip_all)]
 pub(crate) async fn spawn(
     inner: &Arc<Inner>,
     record: &Record,
     sandbox: Option<Sandbox>,
     disk: Disk,
+    given_up: &CancellationToken,
 ) -> Result<Shim, LaunchError> {
     let missing = || Failure::new(ErrorKind::Internal, "the container has no root file system");
     let rootfs = disk.rootfs.clone().ok_or_else(missing)?;
@@ -282,7 +284,7 @@ pub(crate) async fn spawn(
         id_map: input.user_namespace.map(|(_, map)| map),
     };
     let folder = inner.shim_folder(&record.id);
-    let shim = Shim::spawn(&inner.shim_program, &folder, &config, built).await?;
+    let shim = Shim::spawn_unless(&inner.shim_program, &folder, &config, built, given_up).await?;
     Ok(shim)
 }
 

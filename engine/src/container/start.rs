@@ -29,7 +29,8 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
     may_start(container, phase, by_user)?;
     let _keeps_places = network::hold(inner, container);
     container.set_restart_timer(None);
-    match run(inner, container).await {
+    let starting = container.begin_start();
+    match run(inner, container, starting.given_up()).await {
         Ok(shim) => {
             started(inner, container, &shim, by_user).await;
             Ok(())
@@ -87,7 +88,11 @@ fn may_start(container: &Arc<Container>, phase: Phase, by_user: bool) -> Result<
 }
 
 /// From nothing to a running program. What a failure leaves is removed by [`clean_up`].
-async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, LaunchError> {
+async fn run(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    given_up: &CancellationToken,
+) -> Result<Shim, LaunchError> {
     let record = container.record().clone();
     // Nothing of an earlier run may be in the way.
     let (namespace, disk) = {
@@ -102,7 +107,7 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
     let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let (attached, spawned) = tokio::join!(
         inner.metrics.stepped(Step::Network, network::attach(inner, container)),
-        inner.metrics.stepped(Step::Shim, launch::spawn(inner, &record, namespace, disk)),
+        inner.metrics.stepped(Step::Shim, launch::spawn(inner, &record, namespace, disk, given_up)),
     );
     // The shim is noted first: what is noted is cleaned up.
     let shim = match spawned {
@@ -126,7 +131,7 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Shim, Lau
         .map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let connected = streams::connect_waiting(container, &shim).instrument(tracing::debug_span!("connect_clients"));
     connected.await.map_err(LaunchError::from)?;
-    let executed = shim.start().instrument(tracing::debug_span!("execute"));
+    let executed = shim.start_unless(given_up).instrument(tracing::debug_span!("execute"));
     inner.metrics.stepped(Step::Program, executed).await.map_err(LaunchError::from)?;
     Ok(shim)
 }

@@ -15,6 +15,7 @@ use oci_spec::runtime::{Capabilities as OciCapabilities, Hook, Hooks, Process};
 use shoal_engine_sys::process::{self, Capabilities, Fork, SingleThread};
 use shoal_engine_sys::signal;
 
+use super::caller::{Caller, wait_patiently};
 use super::capabilities;
 use super::hooks::{self, State};
 use super::spec::INIT_PATH;
@@ -186,7 +187,7 @@ impl Launch {
         let Some(LastHooks { hooks, id, bundle, annotations }) = &self.hooks else { return Ok(()) };
         let pid = Some(std::process::id());
         let state = State { id, bundle, status: "created", pid, annotations: annotations.as_ref() };
-        hooks::run("startContainer", Some(hooks), &state)
+        hooks::run("startContainer", Some(hooks), &state, None)
     }
 
     /// Takes what the program must not have.
@@ -274,7 +275,11 @@ fn name(capability: &oci_spec::runtime::Capability) -> String {
 }
 
 /// What was reported on the other end of a pipe: nothing when it was closed in silence.
-pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RuntimeFailure> {
+pub(crate) fn read_report(pipe: OwnedFd, caller: Option<Caller<'_>>) -> Result<(), RuntimeFailure> {
+    if caller.is_some() {
+        // What is written there is written at once.
+        wait_patiently(pipe.as_fd(), caller)?;
+    }
     let mut bytes = Vec::new();
     let read = io::Read::read_to_end(&mut std::fs::File::from(pipe), &mut bytes);
     if bytes.is_empty() {

@@ -181,7 +181,7 @@ fn run_hooks(dir: &Path, config: &ShimConfig, spec: &Spec, hooks: &Hooks, pipes:
         pid: Some(std::process::id()),
         annotations: spec.annotations().as_ref(),
     };
-    hooks::run("createContainer", hooks.create_container().as_deref(), &state)
+    hooks::run("createContainer", hooks.create_container().as_deref(), &state, None)
 }
 
 fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
