@@ -48,6 +48,7 @@ const TESTS: &[(&str, Test)] = tests![
     life::images_are_mounted,
     life::links_lead_to_other_containers,
     life::devices_of_vendors_are_given,
+    life::a_hook_that_never_ends_holds_up_nobody,
     life::parallel_starts,
     life::networks_connect,
     life::users_are_resolved,
