@@ -26,8 +26,9 @@ pub(crate) use exec::BuiltinExec;
 pub(crate) use hooks::LastHook;
 pub(crate) use libcontainer::Libcontainer;
 
-use oci_spec::runtime::{Hooks, LinuxPersonality, LinuxResources, Process};
+use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, LinuxPersonality, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
+use shoal_engine_sys::user_namespace::UserNamespace;
 use shoal_engine_sys::{namespace, process, signal};
 
 use crate::shim::config::{ExecConfig, RuntimeKind, ShimConfig};
@@ -180,6 +181,8 @@ struct SpecPart {
 #[serde(rename_all = "camelCase")]
 struct LinuxPart {
     #[serde(default)]
+    namespaces: Vec<LinuxNamespace>,
+    #[serde(default)]
     rootfs_propagation: Option<String>,
     #[serde(default)]
     resources: Option<LinuxResources>,
@@ -199,9 +202,12 @@ impl LinuxPart {
     /// Mounts the container's root file system where only this process and its children see it.
     fn mount_rootfs(&self, config: &ShimConfig) -> std::io::Result<()> {
         let Some(rootfs) = &config.rootfs else { return Ok(()) };
+        let of_user = self.namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User);
+        let path = of_user.and_then(|namespace| namespace.path().as_deref());
+        let user = path.map(UserNamespace::open).transpose()?;
         namespace::new_mount_namespace()?;
         isolate(&rootfs.target, self.rootfs_propagation.as_deref())?;
-        rootfs.mount()
+        rootfs.mount(user.as_ref())
     }
 }
 

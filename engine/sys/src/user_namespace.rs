@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::netns::Namespace;
 use crate::process;
@@ -55,24 +54,6 @@ impl UserNamespace {
         let child = Waiting::start(libc::CLONE_NEWUSER | libc::CLONE_NEWNET, None)?;
         child.write_maps(maps)?;
         Ok((child.user()?, child.network()?))
-    }
-
-    /// One to map mounts with; kept for the next who asks for the same.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn for_mounts(maps: Maps<'_>) -> io::Result<Arc<Self>> {
-        type Known = Option<((String, String), Arc<UserNamespace>)>;
-        static KNOWN: Mutex<Known> = Mutex::new(None);
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(((uids, gids), made)) = &*known
-            && (uids.as_str(), gids.as_str()) == (maps.uids, maps.gids)
-        {
-            return Ok(Arc::clone(made));
-        }
-        let made = Arc::new(Self::create(maps)?);
-        *known = Some(((maps.uids.to_owned(), maps.gids.to_owned()), Arc::clone(&made)));
-        Ok(made)
     }
 
     /// One that is bound to a path.

@@ -137,8 +137,10 @@ fn build(
         }
         Some(path) => {
             set_limits(oci)?;
-            Stage::set(config, &spec, linux)?;
-            enter_user_namespace(path, namespaces, pipes.number_end.take())?;
+            let user = UserNamespace::open(path)
+                .map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
+            Stage::set(config, &spec, linux, &user)?;
+            enter_user_namespace(&user, namespaces, pipes.number_end.take())?;
             own_namespaces(namespaces, &spec, linux)?;
             Root::of_stage(Stage::found().map_err(|error| cannot("find the host's mounts again", &error))?)?
         }
@@ -235,9 +237,11 @@ fn join_namespaces(namespaces: &Namespaces) -> Result<(), RuntimeFailure> {
 
 /// Goes into the user namespace and makes the new ones there, with the rights of the host no more. Returns in a second child,
 /// which is the shim's own and in the right PID namespace: this one's own cannot change, and ends.
-fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: Option<OwnedFd>) -> Result<(), RuntimeFailure> {
-    let user =
-        UserNamespace::open(path).map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
+fn enter_user_namespace(
+    user: &UserNamespace,
+    namespaces: &Namespaces,
+    number: Option<OwnedFd>,
+) -> Result<(), RuntimeFailure> {
     if let Some(path) = &namespaces.joined_pid {
         // Counts for children only.
         namespace::enter(path, LinuxNamespaceType::Pid as u32)
