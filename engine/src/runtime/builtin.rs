@@ -14,6 +14,7 @@ mod dev;
 mod options;
 mod rootfs;
 mod stage;
+mod watch;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -24,7 +25,6 @@ use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType};
 use serde::Deserialize;
 use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{Fork, SingleThread};
-use shoal_kit::clock::{Clock, SystemClock};
 
 use super::hooks::HostHooks;
 use super::launch::read_report;
@@ -84,7 +84,7 @@ impl Runtime for Builtin {
             namespace::enter(path, LinuxNamespaceType::Pid as u32)
                 .map_err(|error| cannot(&format!("join the PID namespace {path:?}"), &error))?;
         }
-        let ordered = SystemClock.now();
+        let ordered = watch::now();
         let forked = SingleThread::prove().and_then(|single| single.fork_into(into));
         let Fork::Parent(first) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
             drop((outcome, report, go, number));

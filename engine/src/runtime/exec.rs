@@ -56,7 +56,7 @@ impl BuiltinExec {
         }
         let cgroup = Cgroup::open(&self.container.cgroup).map_err(|error| cannot("use cgroups", &error))?;
         let filter = if self.config.privileged { None } else { read_filter(dir)? };
-        let launch = Launch::new(&self.config.process, filter, report)?;
+        let launch = Launch::new(&self.config.process, filter, report)?.with_last_scheduler(&self.config.process);
         let linux = SpecPart::read(&dir.join(SPEC_FILE))?.linux;
         Ok(Prepared { init, init_pid: state.init_pid, cgroup, launch, personality: linux.personality })
     }

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capabilities as OciCapabilities, Hook, Hooks, Process};
 use shoal_engine_sys::process::{self, Capabilities, Fork, SingleThread};
-use shoal_engine_sys::signal;
+use shoal_engine_sys::{scheduling, signal};
 
 use super::caller::{Caller, wait_patiently};
 use super::capabilities;
+use super::confine;
 use super::hooks::{self, State};
 use super::spec::INIT_PATH;
 use crate::shim::init;
@@ -39,6 +40,8 @@ pub(crate) struct Launch {
     /// Be an init, and run the program as its child.
     init: Option<SingleThread>,
     hooks: Option<LastHooks>,
+    /// Set by the process that becomes the program, after all forks.
+    scheduler: Option<scheduling::Scheduler>,
 }
 
 /// What runs right before the program, and is told about the container.
@@ -77,7 +80,14 @@ impl Launch {
             report,
             init: None,
             hooks: None,
+            scheduler: None,
         })
+    }
+
+    /// Sets the process's scheduler as one of the last steps, if it is one that comes last.
+    pub(crate) fn with_last_scheduler(mut self, process: &Process) -> Self {
+        self.scheduler = confine::last_scheduler(process);
+        self
     }
 
     /// Runs the hooks for the start before the program.
@@ -167,6 +177,9 @@ impl Launch {
         }
         // Closed, not just at execve: that opens the program first, whose path may lead through a descriptor.
         process::close_all_but(&[0, 1, 2, self.report.as_raw_fd()]).map_err(cannot("close descriptors"))?;
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.apply().map_err(cannot("set the scheduler"))?;
+        }
         self.confine()?;
         // A working directory that is not below the root would be a door to the host (CVE-2024-21626).
         let cwd =
