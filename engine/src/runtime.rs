@@ -26,7 +26,7 @@ pub(crate) use exec::BuiltinExec;
 pub(crate) use hooks::LastHook;
 pub(crate) use libcontainer::Libcontainer;
 
-use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, LinuxPersonality, LinuxResources, Process};
+use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 use shoal_engine_sys::user_namespace::UserNamespace;
 use shoal_engine_sys::{namespace, process, signal};
@@ -186,8 +186,6 @@ struct LinuxPart {
     rootfs_propagation: Option<String>,
     #[serde(default)]
     resources: Option<LinuxResources>,
-    #[serde(default)]
-    personality: Option<LinuxPersonality>,
 }
 
 impl SpecPart {

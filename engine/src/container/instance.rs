@@ -14,6 +14,7 @@ use super::lifecycle::{self, Command, Input, Phase, Refusal};
 use super::record::{MountKind, Record};
 use super::streams::WaitingClient;
 use crate::health::HealthState;
+use crate::runtime::spec::ExecBasis;
 use crate::shim::client::Shim;
 
 /// What others wait for.
@@ -40,6 +41,8 @@ pub(crate) struct Container {
     saving: Mutex<()>,
     progress: watch::Sender<Progress>,
     shim: Mutex<Option<Shim>>,
+    /// What its execs take over; none when it was not looked for since the daemon found it running.
+    exec_basis: Mutex<Option<Arc<ExecBasis>>>,
     pub(crate) waiting_clients: Mutex<Vec<WaitingClient>>,
     pub(crate) execs: Mutex<BTreeSet<String>>,
     pub(crate) health: Mutex<HealthState>,
@@ -124,6 +127,7 @@ impl Container {
             saving: Mutex::new(()),
             progress: watch::Sender::new(progress),
             shim: Mutex::new(None),
+            exec_basis: Mutex::new(None),
             waiting_clients: Mutex::default(),
             execs: Mutex::default(),
             health: Mutex::default(),
@@ -250,7 +254,18 @@ impl Container {
     }
 
     pub(crate) fn set_shim(&self, shim: Option<Shim>) {
+        if shim.is_none() {
+            *locked(&self.exec_basis) = None;
+        }
         *locked(&self.shim) = shim;
+    }
+
+    pub(crate) fn set_exec_basis(&self, basis: Arc<ExecBasis>) {
+        *locked(&self.exec_basis) = Some(basis);
+    }
+
+    pub(crate) fn exec_basis(&self) -> Option<Arc<ExecBasis>> {
+        locked(&self.exec_basis).clone()
     }
 
     /// The shim of a container that runs and is not frozen.

@@ -107,7 +107,7 @@ async fn run(
     let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let (attached, spawned) = tokio::join!(
         inner.metrics.stepped(Step::Network, network::attach(inner, container)),
-        inner.metrics.stepped(Step::Shim, launch::spawn(inner, &record, namespace, disk, given_up)),
+        inner.metrics.stepped(Step::Shim, launch::spawn(inner, container, &record, namespace, disk, given_up)),
     );
     // The shim is noted first: what is noted is cleaned up.
     let shim = match spawned {

@@ -17,9 +17,9 @@ use shoal_engine_sys::{namespace, proc, pty};
 
 use super::bundle::resource_number;
 use super::launch::{Launch, read_report};
-use super::{Caller, ChildStreams, Created, Outcome, Runtime, SpecPart, confine, pipe};
+use super::{Caller, ChildStreams, Created, Outcome, Runtime, confine, pipe};
 use crate::cgroup::Cgroup;
-use crate::shim::config::{ExecConfig, SECCOMP_FILE, SPEC_FILE, ShimConfig, ShimState};
+use crate::shim::config::{ExecConfig, SECCOMP_FILE, ShimConfig, ShimState};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// One exec.
@@ -57,8 +57,7 @@ impl BuiltinExec {
         let cgroup = Cgroup::open(&self.container.cgroup).map_err(|error| cannot("use cgroups", &error))?;
         let filter = if self.config.privileged { None } else { read_filter(dir)? };
         let launch = Launch::new(&self.config.process, filter, report)?.with_last_scheduler(&self.config.process);
-        let linux = SpecPart::read(&dir.join(SPEC_FILE))?.linux;
-        Ok(Prepared { init, init_pid: state.init_pid, cgroup, launch, personality: linux.personality })
+        Ok(Prepared { init, init_pid: state.init_pid, cgroup, launch, personality: self.config.personality.clone() })
     }
 }
 

@@ -161,6 +161,9 @@ pub struct ExecConfig {
     pub container_dir: PathBuf,
     /// The process as an OCI `process` object: args, env, cwd, user, capabilities, no new privileges, terminal.
     pub process: oci_spec::runtime::Process,
+    /// The container's execution domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personality: Option<oci_spec::runtime::LinuxPersonality>,
     /// The terminal's first size.
     #[serde(default)]
     pub console_size: Option<WindowSize>,

@@ -61,6 +61,7 @@ const TESTS: &[(&str, Test)] = tests![
     logging::services_get_what_logs_shows,
     logging::the_journal_gets_messages_and_fields,
     logging::a_service_that_is_not_there_fails_the_start,
+    sessions::execs_read_the_specification_once,
     sessions::attach_before_the_start,
     sessions::detach_keys_leave_it_running,
     sessions::terminals,
