@@ -62,11 +62,17 @@ pub enum LogSink {
         /// Extra attributes put on every line (`attrs`), as dockerd's `labels`, `env` and `tag` options give.
         #[serde(default)]
         attributes: Vec<(String, String)>,
+        /// What waits for it.
+        #[serde(default, skip_serializing_if = "Buffer::is_blocking")]
+        buffer: Buffer,
     },
     /// Docker's local format.
     Local {
         /// The file.
         file: LogFile,
+        /// What waits for it.
+        #[serde(default, skip_serializing_if = "Buffer::is_blocking")]
+        buffer: Buffer,
     },
     /// A syslog service.
     Syslog {
