@@ -208,7 +208,16 @@ impl Snapshots {
             Some(driver) => driver,
             None => probe(&path, &root).map_err(&opened)?,
         };
-        Ok(Self { inner: Arc::new(Inner { path, root, layers, driver, known: Mutex::new(known), user: MountNamespace::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path,
+                root,
+                layers,
+                driver,
+                known: Mutex::new(known),
+                user: MountNamespace::default(),
+            }),
+        })
     }
 
     /// How roots are put together here.

@@ -155,7 +155,9 @@ fn mount_stopped(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Mount
         };
         let tree = match handle {
             Some(handle) => mount_tree::clone_mount(handle.as_fd(), !record.non_recursive).map_err(&failed)?,
-            None => image_tree(inner, &inner.snapshots.describe(&record.snapshot)?, &record.subpath).map_err(&failed)?,
+            None => {
+                image_tree(inner, &inner.snapshots.describe(&record.snapshot)?, &record.subpath).map_err(&failed)?
+            }
         };
         if !record.writable {
             MountChange { set: READ_ONLY, ..MountChange::default() }.apply(&tree).map_err(&failed)?;

@@ -127,7 +127,9 @@ mod tests {
     /// A whole log of that driver.
     fn open(path: &Path, max_size_bytes: Option<u64>, max_file: u32, attributes: &[(String, String)]) -> Log {
         let file = LogFile { path: path.to_owned(), max_size_bytes, max_file, compress: false };
-        Log::open(&LogSink::JsonFile { file, attributes: attributes.to_vec(), buffer: Buffer::Blocking }).unwrap().unwrap()
+        Log::open(&LogSink::JsonFile { file, attributes: attributes.to_vec(), buffer: Buffer::Blocking })
+            .unwrap()
+            .unwrap()
     }
 
     fn written(log: &Path) -> String {

@@ -71,7 +71,7 @@ impl Encoder for Frames {
         let mut frame = Vec::with_capacity(HEADER_BYTES + bytes.len());
         frame.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
         frame.push(u8::from(entry.stream == Stream::Stderr));
-        frame.push(u8::from(ends_line) * ENDS_LINE | u8::from(continues) * CONTINUES);
+        frame.push((u8::from(ends_line) * ENDS_LINE) | (u8::from(continues) * CONTINUES));
         frame.extend_from_slice(&entry.ordinal.to_le_bytes());
         frame.extend_from_slice(&entry.time.0.to_le_bytes());
         frame.extend_from_slice(bytes);

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process, Scheduler,
+    IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
+    Scheduler,
 };
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::scheduling;

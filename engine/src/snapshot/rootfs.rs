@@ -128,11 +128,7 @@ pub(super) fn mounted(tree: Option<OwnedFd>, path: &Path) -> io::Result<MountedR
 }
 
 /// Tries an overlay on this file system, writing included. The inner result tells whether that works.
-pub(super) fn try_overlay(
-    path: &Path,
-    root: &Directory,
-    user: Option<&UserNamespace>,
-) -> io::Result<io::Result<()>> {
+pub(super) fn try_overlay(path: &Path, root: &Directory, user: Option<&UserNamespace>) -> io::Result<io::Result<()>> {
     let name = OsStr::new(".probe");
     root.remove_tree(name)?;
     for part in ["lower", "upper", "work"] {

@@ -94,7 +94,7 @@ fn a_stuck_client_stops_nothing(backend: Backend) {
         config.log = LogSink::JsonFile {
             file: LogFile { path: path.clone(), max_size_bytes: None, max_file: 1, compress: false },
             attributes: Vec::new(),
-                buffer: Buffer::Blocking,
+            buffer: Buffer::Blocking,
         };
     });
     let running = created.unwrap();

@@ -230,7 +230,10 @@ impl Endless {
     fn is_there(&self) -> bool {
         let words = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let number = self.seconds.as_bytes();
-        fs::read_dir("/proc").unwrap().flatten().any(|entry| words(entry).windows(number.len()).any(|part| part == number))
+        fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .any(|entry| words(entry).windows(number.len()).any(|part| part == number))
     }
 
     /// Creates and starts a container with this hook, which is given up as soon as the hook runs.

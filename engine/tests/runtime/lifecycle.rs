@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use shoal_engine::runtime::spec::{MountInput, MountKind, SpecInput};
 use shoal_engine::logs::remote::Buffer;
+use shoal_engine::runtime::spec::{MountInput, MountKind, SpecInput};
 use shoal_engine::shim::client::{AttachOptions, Shim};
 use shoal_engine::shim::config::{ExitRecord, LogFile, LogSink};
 use shoal_engine::shim::protocol::Phase;

@@ -234,7 +234,8 @@ fn a_scheduler_that_forks_do_not_inherit_reaches_the_program(backend: Backend) {
         return;
     }
     let sandbox = Sandbox::new(backend);
-    let deadline = json!({"policy": "SCHED_DEADLINE", "runtime": 5_000_000, "deadline": 100_000_000, "period": 100_000_000});
+    let deadline =
+        json!({"policy": "SCHED_DEADLINE", "runtime": 5_000_000, "deadline": 100_000_000, "period": 100_000_000});
     let reset = json!({"policy": "SCHED_BATCH", "nice": -5, "flags": ["SCHED_RESET_ON_FORK"]});
     let look = ["cut", "-d", " ", "-f", "19,41", "/proc/self/stat"];
     for (scheduler, number) in [(&deadline, "0 6\n"), (&reset, "-5 3\n")] {

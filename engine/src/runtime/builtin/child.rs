@@ -135,7 +135,8 @@ fn build(
     root.furnish(config, &spec, linux)?;
     if let Some(hooks) = spec.hooks() {
         if hooks.start_container().is_some() && !may_fork(oci) {
-            let text = "startContainer hooks cannot be run by a process of the deadline scheduler, which may have no children";
+            let text =
+                "startContainer hooks cannot be run by a process of the deadline scheduler, which may have no children";
             return Err(RuntimeFailure::new(FailureKind::CannotApply, text));
         }
         run_hooks(dir, config, &spec, hooks, pipes)?;

@@ -231,7 +231,8 @@ fn an_exec_is_as_confined_as_its_container() {
 #[test]
 fn what_an_exec_takes_over_is_found_again_in_the_file() {
     let ulimits = vec![UlimitInput { name: "nofile".to_owned(), soft: 5, hard: 6 }];
-    let mut spec = build(&SpecInput { no_new_privileges: true, ulimits, oom_score_adj: Some(7), ..input() }).unwrap().spec;
+    let mut spec =
+        build(&SpecInput { no_new_privileges: true, ulimits, oom_score_adj: Some(7), ..input() }).unwrap().spec;
     let personality = serde_json::from_value(serde_json::json!({"domain": "LINUX32"})).unwrap();
     spec.linux_mut().as_mut().unwrap().set_personality(personality);
     let folder = tempfile::tempdir().unwrap();
