@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::fs::FlockOperation;
+use shoal_engine_sys::user_namespace::UserNamespace;
 use shoal_kit::entropy::Entropy;
 use shoal_proto::error::{ErrorKind, Failure, chain};
 use shoal_proto::id::TaskId;
@@ -171,7 +172,7 @@ impl Engine {
                 owner: options.remap.as_ref().map_or((0, 0), IdMap::root),
             })?;
             if let Some(map) = &options.remap {
-                prepare_remap(&options.data_root, map)?;
+                prepare_remap(&options.data_root, &images.snapshots(), map)?;
                 images.snapshots().let_through(map).map_err(|error| failed("cannot set up the data root", &error))?;
             }
             let shim_program = ShimProgram::open(&options.shim_program).map_err(|error| Failure::internal(&error))?;
@@ -350,17 +351,33 @@ impl Engine {
 }
 
 /// As dockerd has the folder of a user namespace's containers; and a look whether their layers can be mapped here.
-fn prepare_remap(data_root: &std::path::Path, map: &IdMap) -> Result<(), Failure> {
+fn prepare_remap(data_root: &std::path::Path, snapshots: &Snapshots, map: &IdMap) -> Result<(), Failure> {
     map.let_through(data_root).map_err(|error| failed(&format!("cannot set up {}", data_root.display()), &error))?;
-    let user = map.namespace().map_err(|error| failed("cannot make a user namespace for --userns-remap", &error))?;
+    let user = map.with_text(UserNamespace::create);
+    let user = user.map_err(|error| failed("cannot make a user namespace for --userns-remap", &error))?;
     let mapped = shoal_engine_sys::mount::clone_mapped(data_root, &user);
-    mapped.map(drop).map_err(|error| {
-        let what = format!(
-            "--userns-remap needs a file system whose mounts can be mapped, which {} is not on",
-            data_root.display()
-        );
-        failed(&what, &error)
-    })
+    mapped.map(drop).map_err(|error| cannot_map(data_root, MappingNeed::FileSystem, &error))?;
+    snapshots.try_mapped(map).map_err(|error| cannot_map(data_root, MappingNeed::Overlay, &error))
+}
+
+/// What `--userns-remap` cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MappingNeed {
+    FileSystem,
+    Overlay,
+}
+
+fn cannot_map(data_root: &std::path::Path, need: MappingNeed, error: &std::io::Error) -> Failure {
+    let place = data_root.display();
+    let what = match need {
+        MappingNeed::FileSystem => {
+            format!("--userns-remap needs a file system whose mounts can be mapped, which {place} is not on")
+        }
+        MappingNeed::Overlay => format!(
+            "--userns-remap needs overlays of mapped mounts, which this kernel does not make in {place} (Linux 6.15 and later can)"
+        ),
+    };
+    failed(&what, error)
 }
 
 /// Makes the directories and takes the lock. Paths become absolute: they are kept in records and given to shims.
@@ -409,4 +426,18 @@ fn engine_id(options: &EngineOptions) -> Result<String, Failure> {
     crate::container::record::write_atomically(&path, id.as_bytes(), 0o600)
         .map_err(|error| failed(&format!("cannot write {}", path.display()), &error))?;
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_cannot_map_layers_is_named_at_the_daemons_start() {
+        let invalid = std::io::Error::from_raw_os_error(22);
+        let refused = cannot_map(std::path::Path::new("/data"), MappingNeed::Overlay, &invalid).message;
+        for part in ["--userns-remap", "/data", "Linux 6.15", "Invalid argument"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub mod local;
 pub(crate) mod log;
 pub mod remote;
 pub mod syslog;
+mod writer;
 
 pub(crate) use file::packed_identity;
 pub(crate) use log::Log;

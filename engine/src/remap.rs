@@ -1,6 +1,7 @@
 //! `--userns-remap`: which ids of the host stand for those in containers.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use serde::{Deserialize, Serialize};
@@ -75,14 +76,6 @@ impl IdMap {
         work(Maps { uids: &uids, gids: &gids })
     }
 
-    /// A namespace with this map, to map mounts with.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn namespace(&self) -> std::io::Result<std::sync::Arc<UserNamespace>> {
-        self.with_text(UserNamespace::for_mounts)
-    }
-
     /// As a specification has it: users, and groups.
     ///
     /// # Errors
@@ -109,6 +102,26 @@ impl IdMap {
         use std::os::unix::fs::{PermissionsExt, chown};
         chown(folder, Some(0), Some(self.root().1))?;
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o710))
+    }
+}
+
+/// The user namespace that an engine maps mounts with for which no container has one: kept, since it asks for the same again
+/// and again.
+#[derive(Debug, Default)]
+pub(crate) struct MountNamespace {
+    known: Mutex<Option<(IdMap, Arc<UserNamespace>)>>,
+}
+
+impl MountNamespace {
+    /// One with this map.
+    pub(crate) fn of(&self, map: &IdMap) -> std::io::Result<Arc<UserNamespace>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, made)) = known.as_ref().filter(|(known, _)| known == map) {
+            return Ok(Arc::clone(made));
+        }
+        let made = Arc::new(map.with_text(UserNamespace::create)?);
+        *known = Some((map.clone(), Arc::clone(&made)));
+        Ok(made)
     }
 }
 

@@ -3,6 +3,7 @@
 mod binary;
 mod builtin;
 pub mod bundle;
+mod caller;
 pub mod capabilities;
 mod confine;
 mod exec;
@@ -16,18 +17,21 @@ pub mod user;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 pub(crate) use binary::{Binary, BinaryExec, STATE_DIRECTORY};
 pub(crate) use builtin::Builtin;
+pub(crate) use caller::Caller;
 pub(crate) use exec::BuiltinExec;
+pub(crate) use hooks::LastHook;
 pub(crate) use libcontainer::Libcontainer;
 use restored::Restored;
 
-use oci_spec::runtime::{Hooks, LinuxPersonality, LinuxResources, Process};
+use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
-use shoal_engine_sys::namespace;
+use shoal_engine_sys::user_namespace::UserNamespace;
+use shoal_engine_sys::{namespace, process, signal};
 
 use crate::shim::config::{ExecConfig, RuntimeKind, ShimConfig};
 use crate::shim::protocol::{RuntimeFailure, Took};
@@ -61,13 +65,14 @@ pub(crate) struct Created {
 }
 
 /// One container, or one exec, through its life: `create`, `start`, then its process ends by itself or by a signal (the
-/// caller waits for it), then `delete`. After a failed `create`, `delete` takes away what was made. `pause` and `resume`
-/// come in between. Called from a process with one thread.
+/// caller waits for it), then `delete`, then `next_last_hook` until there is none. After a failed `create`, `delete` takes away
+/// what was made. `pause` and `resume` come in between. Called from a process with one thread.
 pub(crate) trait Runtime: std::fmt::Debug {
-    /// Makes everything but runs nothing of the container's.
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure>;
-    /// Runs the program; returns when it was executed. Gives the process when `create` did not.
-    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure>;
+    /// Makes everything but runs nothing of the container's. Fails when the caller gives it up.
+    fn create(&mut self, streams: ChildStreams, caller: Option<Caller<'_>>) -> Result<Created, RuntimeFailure>;
+    /// Runs the program; returns when it was executed. Gives the process when `create` did not. Fails when the caller gives it
+    /// up while a hook runs.
+    fn start(&mut self, caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure>;
     /// Freezes every process.
     fn pause(&mut self) -> Result<(), RuntimeFailure>;
     /// Lets them go on.
@@ -80,6 +85,10 @@ pub(crate) trait Runtime: std::fmt::Debug {
     fn oom_kills(&self) -> u64;
     /// Ends what is left of it and takes it away.
     fn delete(&mut self) -> Result<(), RuntimeFailure>;
+    /// Begins the next of what runs after that; none when all has run.
+    fn next_last_hook(&mut self) -> Option<LastHook> {
+        None
+    }
 }
 
 /// The runtime of a container.
@@ -138,11 +147,28 @@ impl Listener {
         Self(BufReader::new(pipe.into()))
     }
 
+    /// The next word, unless the caller does not want to hear it any more.
+    fn hear_for(&mut self, caller: Option<Caller<'_>>) -> Result<std::io::Result<Outcome>, RuntimeFailure> {
+        if self.0.buffer().is_empty() {
+            caller::wait_patiently(self.0.get_ref().as_fd(), caller)?;
+        }
+        Ok(self.hear())
+    }
+
     fn hear(&mut self) -> std::io::Result<Outcome> {
         let mut line = Vec::new();
         self.0.read_until(b'\n', &mut line)?;
         Ok(serde_json::from_slice(&line)?)
     }
+}
+
+/// Ends a child that makes something which nobody wants any more, and waits for its end: what it makes can be taken away
+/// then. What it started in its process group ends, too.
+fn end_maker(pid: u32) {
+    // It may not lead a group yet, or be gone; it was not waited for, so the number is its own.
+    let _ = process::kill_group(pid);
+    let _ = signal::send_to(pid, rustix::process::Signal::KILL.as_raw());
+    let _ = process::wait_for(pid);
 }
 
 /// The parts of a specification that the shim itself needs; the rest is skipped, not built.
@@ -160,11 +186,11 @@ struct SpecPart {
 #[serde(rename_all = "camelCase")]
 struct LinuxPart {
     #[serde(default)]
+    namespaces: Vec<LinuxNamespace>,
+    #[serde(default)]
     rootfs_propagation: Option<String>,
     #[serde(default)]
     resources: Option<LinuxResources>,
-    #[serde(default)]
-    personality: Option<LinuxPersonality>,
 }
 
 impl SpecPart {
@@ -179,9 +205,12 @@ impl LinuxPart {
     /// Mounts the container's root file system where only this process and its children see it.
     fn mount_rootfs(&self, config: &ShimConfig) -> std::io::Result<()> {
         let Some(rootfs) = &config.rootfs else { return Ok(()) };
+        let of_user = self.namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User);
+        let path = of_user.and_then(|namespace| namespace.path().as_deref());
+        let user = path.map(UserNamespace::open).transpose()?;
         namespace::new_mount_namespace()?;
         isolate(&rootfs.target, self.rootfs_propagation.as_deref())?;
-        rootfs.mount()
+        rootfs.mount(user.as_ref())
     }
 }
 

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +25,7 @@ use shoal_proto::error::{ErrorKind, Failure, chain};
 use crate::image::Digest;
 use crate::image::layer::{LayerError, LayerStore};
 use crate::model::GraphDriver;
-use crate::remap::IdMap;
+use crate::remap::{IdMap, MountNamespace};
 
 mod copy;
 mod diff;
@@ -145,6 +146,7 @@ struct Inner {
     layers: Arc<LayerStore>,
     driver: SnapshotDriver,
     known: Mutex<HashMap<String, Arc<Record>>>,
+    user: MountNamespace,
 }
 
 impl Inner {
@@ -206,7 +208,16 @@ impl Snapshots {
             Some(driver) => driver,
             None => probe(&path, &root).map_err(&opened)?,
         };
-        Ok(Self { inner: Arc::new(Inner { path, root, layers, driver, known: Mutex::new(known) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path,
+                root,
+                layers,
+                driver,
+                known: Mutex::new(known),
+                user: MountNamespace::default(),
+            }),
+        })
     }
 
     /// How roots are put together here.
@@ -327,8 +338,34 @@ impl Snapshots {
     pub fn open_root(&self, container: &str) -> Result<MountedRoot, Failure> {
         let mount = self.describe(container)?;
         let failed = failed("open the root file system", container);
-        let tree = mount.open().map_err(&failed)?;
+        let tree = self.open_described(&mount).map_err(&failed)?;
         Ok(mounted(tree, &mount.target).map_err(&failed)?)
+    }
+
+    /// Mounts what was described, nowhere. None where nothing is to be mounted.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_described(&self, mount: &RootfsMount) -> io::Result<Option<OwnedFd>> {
+        let user = match &mount.kind {
+            RootfsKind::Overlay { id_map: Some(map), .. } => Some(self.inner.user.of(map)?),
+            _ => None,
+        };
+        mount.open(user.as_deref())
+    }
+
+    /// Can roots be made here whose ids are mapped so? Looked at before the first container needs it.
+    ///
+    /// # Errors
+    /// The kernel's. For overlays, it has to be Linux 6.15 or later.
+    pub fn try_mapped(&self, map: &IdMap) -> io::Result<()> {
+        let inner = &*self.inner;
+        let user = inner.user.of(map)?;
+        match inner.driver {
+            SnapshotDriver::Overlay => rootfs::try_overlay(&inner.path, &inner.root, Some(&user))?,
+            // Copies have the ids on the disk.
+            SnapshotDriver::Copy => Ok(()),
+        }
     }
 
     /// What the image has, without the container's changes. Fine while the container runs.
@@ -342,12 +379,13 @@ impl Snapshots {
             }
             SnapshotDriver::Overlay if record.layers.is_empty() => {
                 let init = self.inner.layers.links_path().join(init::NAME);
-                let mapped = record.id_map.as_ref().map(|map| mount::clone_mapped(&init, &*map.namespace()?));
+                let mapped = record.id_map.as_ref().map(|map| mount::clone_mapped(&init, &*self.inner.user.of(map)?));
                 mounted(mapped.transpose().map_err(&failed)?, &init).map_err(failed)
             }
             SnapshotDriver::Overlay => {
                 let layers = self.inner.layers.links_path();
-                let lower_ids = record.id_map.as_ref().map(IdMap::namespace).transpose().map_err(&failed)?;
+                let user = record.id_map.as_ref().map(|map| self.inner.user.of(map)).transpose().map_err(&failed)?;
+                let lower_ids = user.as_deref();
                 let overlay = Overlay { layers, lower: self.lower(&record)?, lower_ids, ..Overlay::default() };
                 let tree = overlay.open().map_err(&failed)?;
                 mounted(Some(tree), Path::new("")).map_err(failed)

@@ -236,7 +236,9 @@ impl Cgroup {
         let mut failure = None;
         // For all of them together: the same processes are in each.
         let mut attempt = 0;
-        for directory in self.directories() {
+        // Some runtimes use the second version besides, which such a host has without controllers.
+        let beside = matches!(self.layout, Layout::V1(_)).then(|| Path::new(ROOT).join("unified").join(&self.path));
+        for directory in self.directories().into_iter().chain(beside) {
             let mut result = remove_tree(&directory);
             while attempt < BUSY_TRIES && matches!(&result, Err(error) if error.raw_os_error() == Some(EBUSY)) {
                 pause(attempt);

@@ -141,7 +141,7 @@ fn stopped(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Arc<MountTr
 fn mount_stopped(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<MountTree, Failure> {
     let failed = failed(container);
     let mount = inner.snapshots.describe(&container.id)?;
-    let root = match mount.open().map_err(&failed)? {
+    let root = match inner.snapshots.open_described(&mount).map_err(&failed)? {
         Some(root) => root,
         None => directory_mount(&mount.target).map_err(&failed)?,
     };
@@ -155,7 +155,9 @@ fn mount_stopped(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Mount
         };
         let tree = match handle {
             Some(handle) => mount_tree::clone_mount(handle.as_fd(), !record.non_recursive).map_err(&failed)?,
-            None => image_tree(&inner.snapshots.describe(&record.snapshot)?, &record.subpath).map_err(&failed)?,
+            None => {
+                image_tree(inner, &inner.snapshots.describe(&record.snapshot)?, &record.subpath).map_err(&failed)?
+            }
         };
         if !record.writable {
             MountChange { set: READ_ONLY, ..MountChange::default() }.apply(&tree).map_err(&failed)?;
@@ -173,8 +175,8 @@ fn mount_stopped(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Mount
 }
 
 /// A mounted image, or a folder in it.
-fn image_tree(mount: &RootfsMount, subpath: &str) -> std::io::Result<OwnedFd> {
-    let whole = match mount.open()? {
+fn image_tree(inner: &Inner, mount: &RootfsMount, subpath: &str) -> std::io::Result<OwnedFd> {
+    let whole = match inner.snapshots.open_described(mount)? {
         Some(whole) => whole,
         None => directory_mount(&mount.target)?,
     };

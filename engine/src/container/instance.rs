@@ -14,6 +14,7 @@ use super::lifecycle::{self, Command, Input, Phase, Refusal};
 use super::record::{MountKind, Record};
 use super::streams::WaitingClient;
 use crate::health::HealthState;
+use crate::runtime::spec::ExecBasis;
 use crate::shim::client::Shim;
 
 /// What others wait for.
@@ -40,10 +41,15 @@ pub(crate) struct Container {
     saving: Mutex<()>,
     progress: watch::Sender<Progress>,
     shim: Mutex<Option<Shim>>,
+    /// What its execs take over; none when it was not looked for since the daemon found it running.
+    exec_basis: Mutex<Option<Arc<ExecBasis>>>,
     pub(crate) waiting_clients: Mutex<Vec<WaitingClient>>,
     pub(crate) execs: Mutex<BTreeSet<String>>,
     pub(crate) health: Mutex<HealthState>,
     restart_timer: Mutex<Option<CancellationToken>>,
+    starting: Mutex<Option<StartTokens>>,
+    /// How many operations want no start of it.
+    refused: AtomicU32,
     /// Read by those who look at its files, written by its start: its root must not be mounted twice.
     pub(crate) file_access: Arc<tokio::sync::RwLock<()>>,
     /// The files that those who look at them share while it does not run.
@@ -60,6 +66,44 @@ pub(crate) struct Keep(Arc<Container>);
 impl Drop for Keep {
     fn drop(&mut self) {
         self.0.kept.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A start that goes on.
+#[derive(Debug, Clone)]
+struct StartTokens {
+    given_up: CancellationToken,
+    over: CancellationToken,
+}
+
+/// Says to the others, as long as it lives, that a container is being started.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    container: Arc<Container>,
+    tokens: StartTokens,
+}
+
+impl Starting {
+    /// Cancelled when somebody does not want the container started any more.
+    pub(crate) fn given_up(&self) -> &CancellationToken {
+        &self.tokens.given_up
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        *locked(&self.container.starting) = None;
+        self.tokens.over.cancel();
+    }
+}
+
+/// As long as this lives, a container is not started.
+#[derive(Debug)]
+pub(crate) struct NoStart(Arc<Container>);
+
+impl Drop for NoStart {
+    fn drop(&mut self) {
+        self.0.refused.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -83,10 +127,13 @@ impl Container {
             saving: Mutex::new(()),
             progress: watch::Sender::new(progress),
             shim: Mutex::new(None),
+            exec_basis: Mutex::new(None),
             waiting_clients: Mutex::default(),
             execs: Mutex::default(),
             health: Mutex::default(),
             restart_timer: Mutex::new(None),
+            starting: Mutex::new(None),
+            refused: AtomicU32::new(0),
             file_access: Arc::default(),
             opened_files: Mutex::default(),
             kept: AtomicU32::new(0),
@@ -97,6 +144,31 @@ impl Container {
     pub(crate) fn keep(self: &Arc<Self>) -> Keep {
         self.kept.fetch_add(1, Ordering::Relaxed);
         Keep(Arc::clone(self))
+    }
+
+    /// Begins a start. The caller has its turn.
+    pub(crate) fn begin_start(self: &Arc<Self>) -> Starting {
+        let tokens = StartTokens { given_up: CancellationToken::new(), over: CancellationToken::new() };
+        *locked(&self.starting) = Some(tokens.clone());
+        // After the tokens can be seen: whoever refuses does so before it looks for them.
+        if self.refused.load(Ordering::SeqCst) > 0 {
+            tokens.given_up.cancel();
+        }
+        Starting { container: Arc::clone(self), tokens }
+    }
+
+    /// Gives up the start that goes on, and lets none come.
+    pub(crate) fn refuse_start(self: &Arc<Self>) -> NoStart {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+        if let Some(tokens) = &*locked(&self.starting) {
+            tokens.given_up.cancel();
+        }
+        NoStart(Arc::clone(self))
+    }
+
+    /// Tells when the start that goes on is over; nothing when none does.
+    pub(crate) fn start_over(&self) -> Option<CancellationToken> {
+        locked(&self.starting).as_ref().map(|tokens| tokens.over.clone())
     }
 
     /// The record. Look and let go.
@@ -186,7 +258,18 @@ impl Container {
     }
 
     pub(crate) fn set_shim(&self, shim: Option<Shim>) {
+        if shim.is_none() {
+            *locked(&self.exec_basis) = None;
+        }
         *locked(&self.shim) = shim;
+    }
+
+    pub(crate) fn set_exec_basis(&self, basis: Arc<ExecBasis>) {
+        *locked(&self.exec_basis) = Some(basis);
+    }
+
+    pub(crate) fn exec_basis(&self) -> Option<Arc<ExecBasis>> {
+        locked(&self.exec_basis).clone()
     }
 
     /// The shim of a container that runs and is not frozen.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use shoal_proto::error::{ErrorKind, Failure, chain};
 
 use shoal_engine_sys::fs::Directory;
+use tokio_util::sync::CancellationToken;
 
 use super::instance::Container;
 use super::lifecycle::Phase;
@@ -19,7 +20,7 @@ use crate::engine::Inner;
 use crate::model::{ExecCreate, HostConfig};
 use crate::network::Sandbox;
 use crate::options::{BUILTIN_RUNTIME, LIBCONTAINER_RUNTIME};
-use crate::runtime::spec;
+use crate::runtime::spec::{self, ExecBasis};
 use crate::runtime::user::{self, ContainerUser};
 use crate::shim::client::{Shim, ShimError};
 use crate::shim::config::{BUNDLE_FILE, ExecConfig, LogSink, Restore, RuntimeKind, SPEC_FILE, ShimConfig, WindowSize};
@@ -255,20 +256,23 @@ fn user_of(inner: &Arc<Inner>, container: &Arc<Container>, record: &Record) -> R
     Ok(found)
 }
 
-/// Creates a container's process, which waits before its program.
+/// Creates a container's process, which waits before its program, unless the start is given up.
 #[tracing::instrument(level = "debug", skip_all)]
 pub(crate) async fn spawn(
     inner: &Arc<Inner>,
+    container: &Arc<Container>,
     record: &Record,
     sandbox: Option<Sandbox>,
     disk: Disk,
     restore: Option<Restore>,
+    given_up: &CancellationToken,
 ) -> Result<Shim, LaunchError> {
     let missing = || Failure::new(ErrorKind::Internal, "the container has no root file system");
     let rootfs = disk.rootfs.clone().ok_or_else(missing)?;
     let input = spec_input::describe(inner, record, &disk, sandbox, rootfs.target.clone(), disk.user.clone())?;
     let mut built = spec::build(&input).map_err(|error| Failure::invalid(chain(&error)))?;
     disk.devices.apply(&mut built.spec)?;
+    container.set_exec_basis(Arc::new(ExecBasis::of(&built.spec)));
     let runtime = runtime_of(inner, &record.host_config.runtime)?;
     let config = ShimConfig {
         id: record.id.clone(),
@@ -286,7 +290,7 @@ pub(crate) async fn spawn(
         restore,
     };
     let folder = inner.shim_folder(&record.id);
-    let shim = Shim::spawn(&inner.shim_program, &folder, &config, built).await?;
+    let shim = Shim::spawn_unless(&inner.shim_program, &folder, &config, built, given_up).await?;
     Ok(shim)
 }
 
@@ -334,14 +338,20 @@ pub(crate) async fn spawn_exec(
     let (reader, wanted) = (folder.clone(), config.clone());
     // One that was linked may have ended since.
     let of_links = super::links::environment(inner, &record).unwrap_or_default();
-    let process = tokio::task::spawn_blocking(move || exec_process(&reader, &record, &wanted, of_links)).await;
+    let executed = Arc::clone(container);
+    let prepared = tokio::task::spawn_blocking(move || {
+        let basis = exec_basis(&executed, &reader).map_err(|error| chain(&error))?;
+        exec_process(&basis, &record, &wanted, of_links).map(|process| (process, basis.personality()))
+    })
+    .await;
     // As in dockerd, a user who does not exist is a command that cannot be executed.
     let unfit = |message| ShimError::Runtime(RuntimeFailure::new(FailureKind::CommandNotExecutable, message));
-    let process = process.map_err(|error| refuse(error.to_string()))?.map_err(unfit)?;
+    let (process, personality) = prepared.map_err(|error| refuse(error.to_string()))?.map_err(unfit)?;
     let config = ExecConfig {
         id: id.to_owned(),
         container_dir: folder,
         process,
+        personality,
         console_size,
         open_stdin: config.attach_stdin,
         privileged: config.privileged,
@@ -349,15 +359,23 @@ pub(crate) async fn spawn_exec(
     Shim::spawn_exec(&inner.shim_program, &inner.exec_folder(id), &config).await
 }
 
+/// What an exec takes over from its container, which is read once. Blocks.
+fn exec_basis(container: &Container, folder: &Path) -> std::io::Result<Arc<ExecBasis>> {
+    if let Some(known) = container.exec_basis() {
+        return Ok(known);
+    }
+    let read = Arc::new(ExecBasis::read(&folder.join(SPEC_FILE))?);
+    container.set_exec_basis(Arc::clone(&read));
+    Ok(read)
+}
+
 /// The process of an exec. Blocks.
 fn exec_process(
-    folder: &Path,
+    basis: &ExecBasis,
     record: &Record,
     config: &ExecCreate,
     of_links: Vec<String>,
 ) -> Result<oci_spec::runtime::Process, String> {
-    let bytes = std::fs::read(folder.join(SPEC_FILE)).map_err(|error| chain(&error))?;
-    let container: oci_spec::runtime::Spec = serde_json::from_slice(&bytes).map_err(|error| chain(&error))?;
     let name = if config.user.is_empty() { &record.config.user } else { &config.user };
     let groups = record.host_config.group_add.clone().unwrap_or_default();
     // The container's own view, with what is mounted in it.
@@ -370,7 +388,7 @@ fn exec_process(
     let directory = if config.working_dir.is_empty() { &record.config.working_dir } else { &config.working_dir };
     let command = config.cmd.as_deref().unwrap_or_default();
     let privileged = config.privileged || record.host_config.privileged;
-    spec::exec_process(&container, command, &environment, directory, &user, (config.tty, privileged))
+    spec::exec_process(basis, command, &environment, directory, &user, (config.tty, privileged))
         .map_err(|error| chain(&error))
 }
 

@@ -57,9 +57,9 @@ pub(crate) fn sink(record: &Record, folder: &Path, hostname: &str) -> Result<Log
             if options.tag.as_ref().is_some_and(|tag| !tag.is_empty()) {
                 attributes.push(("tag".to_owned(), tag("")?));
             }
-            LogSink::JsonFile { file: file(json_file(folder, &record.id)), attributes }
+            LogSink::JsonFile { file: file(json_file(folder, &record.id)), attributes, buffer: options.buffer }
         }
-        Driver::Local => LogSink::Local { file: file(folder.join(LOCAL_FILE)) },
+        Driver::Local => LogSink::Local { file: file(folder.join(LOCAL_FILE)), buffer: options.buffer },
         Driver::Syslog { address, format, facility } => {
             let settings = syslog::Settings {
                 target: target(address)?,
@@ -181,6 +181,7 @@ fn tag_field(record: &Record, word: &str) -> Result<String, Failure> {
 mod tests {
     use super::super::record::tests::record;
     use super::*;
+    use crate::logs::remote::Buffer;
     use crate::model::LogConfig;
 
     fn subject(kind: &str, options: &[(&str, &str)]) -> Record {
@@ -201,6 +202,19 @@ mod tests {
         let LogSink::JsonFile { attributes, .. } = sink(&subject, Path::new("/f"), "node").unwrap() else { panic!() };
         let expected = [("COLOUR", "red"), ("SIZE", "9"), ("com.a", "1"), ("tag", "web/a1a1a1a1a1a1")];
         assert_eq!(attributes, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn files_have_the_mode_that_was_asked_for() {
+        let options = [("mode", "non-blocking"), ("max-buffer-size", "64k")];
+        for kind in ["json-file", "local"] {
+            match sink(&subject(kind, &options), Path::new("/f"), "node").unwrap() {
+                LogSink::JsonFile { buffer, .. } | LogSink::Local { buffer, .. } => {
+                    assert_eq!(buffer, Buffer::Dropping { max_bytes: 65536 }, "{kind}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

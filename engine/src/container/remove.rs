@@ -24,6 +24,8 @@ pub(crate) async fn remove(
 ) -> Result<(), Failure> {
     // Its own end must not remove it as well.
     let _kept = container.keep();
+    // A start may wait for ever, for a hook: then there would be no turn.
+    let _unwanted = options.force.then(|| container.refuse_start());
     loop {
         let turn = container.operation.lock().await;
         let phase = container.phase();

@@ -41,7 +41,8 @@ pub(crate) async fn start_from(
     may_start(container, phase, by_user)?;
     let _keeps_places = network::hold(inner, container);
     container.set_restart_timer(None);
-    match run(inner, container, checkpoint).await {
+    let starting = container.begin_start();
+    match run(inner, container, checkpoint, starting.given_up()).await {
         Ok(shim) => {
             started(inner, container, &shim, by_user).await;
             Ok(())
@@ -99,7 +100,12 @@ fn may_start(container: &Arc<Container>, phase: Phase, by_user: bool) -> Result<
 }
 
 /// From nothing to a running program. What a failure leaves is removed by [`clean_up`].
-async fn run(inner: &Arc<Inner>, container: &Arc<Container>, checkpoint: Option<Restore>) -> Result<Shim, LaunchError> {
+async fn run(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    checkpoint: Option<Restore>,
+    given_up: &CancellationToken,
+) -> Result<Shim, LaunchError> {
     let restores = checkpoint.is_some();
     let record = container.record().clone();
     // Nothing of an earlier run may be in the way.
@@ -115,7 +121,9 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>, checkpoint: Option<
     let disk = disk.map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let (attached, spawned) = tokio::join!(
         inner.metrics.stepped(Step::Network, network::attach(inner, container)),
-        inner.metrics.stepped(Step::Shim, launch::spawn(inner, &record, namespace, disk, checkpoint)),
+        inner
+            .metrics
+            .stepped(Step::Shim, launch::spawn(inner, container, &record, namespace, disk, checkpoint, given_up)),
     );
     // The shim is noted first: what is noted is cleaned up.
     let shim = match spawned {
@@ -139,7 +147,7 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>, checkpoint: Option<
         .map_err(|error| LaunchError::from(Failure::internal(&error)))??;
     let connected = streams::connect_waiting(container, &shim).instrument(tracing::debug_span!("connect_clients"));
     connected.await.map_err(LaunchError::from)?;
-    let executed = shim.start().instrument(tracing::debug_span!("execute"));
+    let executed = shim.start_unless(given_up).instrument(tracing::debug_span!("execute"));
     inner.metrics.stepped(Step::Program, executed).await.map_err(LaunchError::from)?;
     if !restores {
         return Ok(shim);

@@ -26,6 +26,9 @@ pub(crate) async fn stop(inner: &Arc<Inner>, container: &Arc<Container>, options
         let stop_signal = if text.is_empty() { signal::TERM } else { signal::parse(text)? };
         (stop_signal, options.timeout_s.or(config.stop_timeout).unwrap_or(GRACE_S))
     };
+    if give_up_start(container, grace_s).await {
+        return Ok(());
+    }
     let Some(shim) = begin(inner, container).await? else { return Ok(()) };
     deliver(container, &shim, stop_signal).await;
     super::tell(inner, container, "kill", &[("signal", &stop_signal.to_string())]);
@@ -45,6 +48,25 @@ pub(crate) async fn stop(inner: &Arc<Inner>, container: &Arc<Container>, options
     super::tell(inner, container, "stop", &[]);
     network::given_back(inner, container).await;
     Ok(())
+}
+
+/// Lets a start that goes on come to its end, which may take as long as the container may take to stop; then it is given
+/// up. True when that leaves nothing to be stopped.
+async fn give_up_start(container: &Arc<Container>, grace_s: i64) -> bool {
+    let Some(over) = container.start_over() else { return false };
+    let in_time = match u64::try_from(grace_s) {
+        Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), over.cancelled()).await.is_ok(),
+        Err(_) => {
+            over.cancelled().await;
+            true
+        }
+    };
+    if in_time {
+        return false;
+    }
+    let _unwanted = container.refuse_start();
+    over.cancelled().await;
+    !container.phase().is_running()
 }
 
 /// Stops every container for the end of the daemon. As in dockerd that is no user's wish: restart policies go on to hold.
@@ -141,6 +163,15 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, text: O
         let config = &container.record().config;
         if config.stop_signal.is_empty() { signal::TERM } else { signal::parse(&config.stop_signal)? }
     };
+    if number == signal::KILL
+        && let Some(over) = container.start_over()
+    {
+        let _unwanted = container.refuse_start();
+        over.cancelled().await;
+        if !container.phase().is_running() {
+            return Ok(());
+        }
+    }
     let shim = if number == signal::KILL || number == stop_signal {
         // As dockerd: who kills it does not want it restarted.
         let shim = container.running_shim().map_err(not_running)?;

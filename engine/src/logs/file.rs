@@ -49,6 +49,11 @@ impl RotatedFile {
         &self.options.path
     }
 
+    /// The descriptor of the file as it is now.
+    pub(super) fn as_raw_fd(&self) -> i32 {
+        std::os::fd::AsRawFd::as_raw_fd(&self.file)
+    }
+
     /// Cuts it off.
     pub(super) fn cut(&mut self, length: u64) -> io::Result<()> {
         self.file.set_len(length)?;

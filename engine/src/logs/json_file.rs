@@ -120,13 +120,16 @@ mod tests {
     use shoal_proto::time::Timestamp;
 
     use super::super::Log;
+    use super::super::remote::Buffer;
     use super::*;
     use crate::shim::config::LogSink;
 
     /// A whole log of that driver.
     fn open(path: &Path, max_size_bytes: Option<u64>, max_file: u32, attributes: &[(String, String)]) -> Log {
         let file = LogFile { path: path.to_owned(), max_size_bytes, max_file, compress: false };
-        Log::open(&LogSink::JsonFile { file, attributes: attributes.to_vec() }).unwrap().unwrap()
+        Log::open(&LogSink::JsonFile { file, attributes: attributes.to_vec(), buffer: Buffer::Blocking })
+            .unwrap()
+            .unwrap()
     }
 
     fn written(log: &Path) -> String {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use shoal_engine_sys::process::SingleThread;
 use shoal_proto::time::Timestamp;
 
 use super::file::RotatedFile;
@@ -10,8 +11,9 @@ use super::journald::Journald;
 use super::json_file::{JsonFileLog, Stream};
 use super::lines::{LineCutter, Message};
 use super::local::LocalLog;
-use super::remote::Remote;
+use super::remote::{Buffer, Remote};
 use super::syslog::Syslog;
+use super::writer::Writer;
 use crate::shim::config::{LogFile, LogSink};
 
 /// One message of a stream.
@@ -47,8 +49,9 @@ struct Unfinished {
     ordinal: u32,
 }
 
+/// The files of a driver.
 #[derive(Debug)]
-enum Records {
+pub(super) enum Records {
     JsonFile(JsonFileLog),
     Local(LocalLog),
 }
@@ -60,6 +63,8 @@ pub(crate) struct Log {
     stderr: Unfinished,
     records: Option<Records>,
     remote: Option<Remote>,
+    /// Writes the records that `remote` gets, if that is no service.
+    writer: Option<Writer>,
 }
 
 impl Log {
@@ -70,10 +75,12 @@ impl Log {
         };
         let (records, remote) = match sink {
             LogSink::None => return Ok(None),
-            LogSink::JsonFile { file, attributes } => {
-                (Some(Records::JsonFile(JsonFileLog::open(file, attributes)?)), None)
+            LogSink::JsonFile { file, attributes, buffer } => {
+                return Self::to_file(Records::JsonFile(JsonFileLog::open(file, attributes)?), *buffer).map(Some);
             }
-            LogSink::Local { file } => (Some(Records::Local(LocalLog::open(file)?)), None),
+            LogSink::Local { file, buffer } => {
+                return Self::to_file(Records::Local(LocalLog::open(file)?), *buffer).map(Some);
+            }
             LogSink::Syslog { settings, buffer, cache: file } => {
                 let remote = Remote::connect(settings.target.clone(), *buffer, Box::new(Syslog::new(settings)))?;
                 (cache(file)?, Some(remote))
@@ -83,7 +90,22 @@ impl Log {
                 (cache(file)?, Some(remote))
             }
         };
-        Ok(Some(Self { stdout: Unfinished::default(), stderr: Unfinished::default(), records, remote }))
+        Ok(Some(Self::new(records, remote, None)))
+    }
+
+    fn new(records: Option<Records>, remote: Option<Remote>, writer: Option<Writer>) -> Self {
+        Self { stdout: Unfinished::default(), stderr: Unfinished::default(), records, remote, writer }
+    }
+
+    /// A container that is not to wait has a process that does. Only a shim can make one.
+    fn to_file(records: Records, buffer: Buffer) -> io::Result<Self> {
+        match (buffer, SingleThread::prove()) {
+            (Buffer::Dropping { .. }, Ok(single)) => {
+                let (writer, remote) = Writer::fork(&single, records, buffer)?;
+                Ok(Self::new(None, Some(remote), Some(writer)))
+            }
+            _ => Ok(Self::new(Some(records), None, None)),
+        }
     }
 
     /// Takes a piece of a stream; what is not a whole line yet is held back. All lines of a piece are one write.
@@ -104,8 +126,9 @@ impl Log {
         if let Some(records) = &mut self.records {
             records.file().finish();
         }
-        let sent = self.remote.as_mut().map_or(Ok(()), Remote::finish);
-        stdout.and(stderr).and(sent)
+        let sent = self.remote.take().map_or(Ok(()), |mut remote| remote.finish());
+        let written = self.writer.take().map_or(Ok(()), Writer::finish);
+        stdout.and(stderr).and(sent).and(written)
     }
 
     fn feed(
@@ -158,14 +181,14 @@ impl Log {
 }
 
 impl Records {
-    fn push(&mut self, entry: &Entry<'_>) -> io::Result<()> {
+    pub(super) fn push(&mut self, entry: &Entry<'_>) -> io::Result<()> {
         match self {
             Self::JsonFile(log) => log.push(entry),
             Self::Local(log) => log.push(entry),
         }
     }
 
-    fn file(&mut self) -> &mut RotatedFile {
+    pub(super) fn file(&mut self) -> &mut RotatedFile {
         match self {
             Self::JsonFile(log) => log.file(),
             Self::Local(log) => log.file(),

@@ -40,16 +40,24 @@ pub enum Target {
 }
 
 /// How much may wait, and what then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Buffer {
     /// The container waits.
+    #[default]
     Blocking,
     /// What does not fit so many bytes is dropped.
     Dropping {
         /// The size of the queue.
         max_bytes: u64,
     },
+}
+
+impl Buffer {
+    /// Does the container wait?
+    pub fn is_blocking(&self) -> bool {
+        *self == Self::Blocking
+    }
 }
 
 /// Writes messages as a service wants them.
@@ -61,7 +69,8 @@ pub(super) trait Encoder: std::fmt::Debug {
 /// Messages on their way.
 #[derive(Debug)]
 pub(crate) struct Remote {
-    target: Target,
+    /// None when it cannot be connected again.
+    target: Option<Target>,
     buffer: Buffer,
     encoder: Box<dyn Encoder>,
     socket: Option<Socket>,
@@ -88,7 +97,16 @@ impl Remote {
                 return Err(io::Error::from(error));
             }
         }
-        Ok(Self {
+        Ok(Self::with(Some(target), socket, buffer, encoder))
+    }
+
+    /// Sends over a stream that is connected and does not block.
+    pub(super) fn over(fd: OwnedFd, buffer: Buffer, encoder: Box<dyn Encoder>) -> Self {
+        Self::with(None, Socket { fd, is_stream: true }, buffer, encoder)
+    }
+
+    fn with(target: Option<Target>, socket: Socket, buffer: Buffer, encoder: Box<dyn Encoder>) -> Self {
+        Self {
             target,
             buffer,
             encoder,
@@ -97,7 +115,7 @@ impl Remote {
             queued_bytes: 0,
             sent: 0,
             retry_at: None,
-        })
+        }
     }
 
     fn limit(&self) -> usize {
@@ -135,7 +153,8 @@ impl Remote {
     pub(super) fn send(&mut self, now: Timestamp) -> io::Result<()> {
         if self.socket.is_none() && self.retry_at.is_none_or(|at| now >= at) {
             self.retry_at = None;
-            match open(&self.target) {
+            let lost = || io::Error::new(io::ErrorKind::NotConnected, "its writer has ended");
+            match self.target.as_ref().ok_or_else(lost).and_then(open) {
                 Ok(socket) => self.socket = Some(socket),
                 Err(error) => return self.lost(error, now),
             }
@@ -148,7 +167,7 @@ impl Remote {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => break,
                 // A datagram to nobody: that one before was not heard. As dockerd, this one is not kept for later.
-                Err(rustix::io::Errno::CONNREFUSED) if matches!(self.target, Target::Udp(_)) => self.sent_first(),
+                Err(rustix::io::Errno::CONNREFUSED) if matches!(self.target, Some(Target::Udp(_))) => self.sent_first(),
                 Err(error) => return self.lost(error.into(), now),
             }
         }

@@ -1,28 +1,27 @@
 //! Sandboxes: made, put on networks, taken off, removed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+mod cluster;
+mod note;
+
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use shoal_engine_sys::netlink::address::{self, Address};
 use shoal_engine_sys::netlink::link::{self, Mac, Veth};
-use shoal_engine_sys::netlink::neighbour;
 use shoal_engine_sys::netns::{self, Namespace};
 use shoal_proto::error::{ErrorKind, Failure};
-use shoal_proto::id::NetworkId;
 
-use super::addresses::{format_mac, is_host, mac_of, parse_mac, pick_address};
+use self::note::{note_endpoint, note_plain};
+use super::addresses::parse_mac;
 use super::core::Core;
-use super::definition::{Bridge, GATEWAY_NETWORK, LocalNetwork};
+use super::definition::{Bridge, GATEWAY_NETWORK};
 use super::error::{Collected, NetworkError, Result};
 use super::overlay::device::vanished;
 use super::spares::Fresh;
 use super::state::{Endpoint, LiveSandbox, SandboxKernel, SandboxRecord, State, Target, lock};
-use super::types::{
-    EndpointInfo, EndpointOptions, OverlayAttachment, PortPublish, Sandbox, SandboxOptions, SandboxUser,
-};
+use super::types::{EndpointInfo, EndpointOptions, Sandbox, SandboxOptions, SandboxUser};
 
 /// Beginning of the names of namespaces that belong to cluster networks.
 pub(super) const OVERLAY_PREFIX: &str = "overlay-";
@@ -219,88 +218,6 @@ impl Core {
         state.live.get(id).cloned().ok_or_else(|| super::state::no_sandbox(id).into())
     }
 
-    /// Puts a sandbox on cluster networks and on the gateway network.
-    ///
-    /// # Errors
-    /// Unknown sandbox, unknown network, address or port in use, or the kernel refuses. Nothing is attached then.
-    pub(super) fn attach_cluster(
-        &self,
-        id: &str,
-        attachments: &[OverlayAttachment],
-        ports: &[PortPublish],
-    ) -> Result<Vec<EndpointInfo>> {
-        let mut infos = Vec::new();
-        match self.attach_each(id, attachments, ports, &mut infos) {
-            Ok(()) => Ok(infos),
-            Err(error) => {
-                for info in &infos {
-                    let _ = self.detach_endpoint(id, &info.endpoint_id);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn attach_each(
-        &self,
-        id: &str,
-        attachments: &[OverlayAttachment],
-        ports: &[PortPublish],
-        infos: &mut Vec<EndpointInfo>,
-    ) -> Result<()> {
-        for attachment in attachments {
-            infos.push(self.attach_overlay(id, attachment)?);
-        }
-        let (leads_out, has_way) = {
-            let state = lock(&self.state);
-            let leads_out = |a: &OverlayAttachment| {
-                state.cluster_network(a.network).is_some_and(|network| !network.record.internal)
-            };
-            (attachments.iter().any(leads_out), state.records.get(id).is_some_and(|r| state.gateway(r).is_some()))
-        };
-        if leads_out && !has_way || !ports.is_empty() {
-            self.ensure_gateway_network()?;
-            let options = EndpointOptions { ports: ports.to_vec(), ..EndpointOptions::default() };
-            infos.push(self.attach_local(id, GATEWAY_NETWORK, &options)?);
-        }
-        self.settle(id)
-    }
-
-    fn attach_overlay(&self, id: &str, attachment: &OverlayAttachment) -> Result<EndpointInfo> {
-        let link = self.veth_name();
-        let endpoint_id = self.fresh_id();
-        let endpoint = note_cluster_endpoint(&mut lock(&self.state), id, attachment, link, endpoint_id)?;
-        let work = || {
-            self.plug_overlay(id, attachment, &endpoint)?;
-            lock(&self.state).rebuild_zone(&endpoint.info.network_id);
-            Ok(())
-        };
-        match work() {
-            Ok(()) => Ok(endpoint.info),
-            Err(error) => {
-                let _ = self.detach_endpoint(id, &endpoint.info.endpoint_id);
-                Err(error)
-            }
-        }
-    }
-
-    fn plug_overlay(&self, id: &str, attachment: &OverlayAttachment, endpoint: &Endpoint) -> Result<()> {
-        let live = self.live(id)?;
-        let namespace = live.namespace().map_err(NetworkError::io(format!("open {}", live.path.display())))?;
-        {
-            let mut overlays = lock(&self.overlays);
-            let overlay = overlays.get_mut(&attachment.network).ok_or_else(|| not_ready(attachment))?;
-            let mtu = link::find(&mut overlay.route, "br0")?.ok_or_else(|| vanished("br0"))?.mtu;
-            let mac = mac_of(attachment.addr);
-            let veth = veth(endpoint, overlay.bridge, mac, &namespace, mtu, self.group);
-            overlay.route.request(link::create_veth(&veth))?;
-            // The address may have been another node's until now: the bridge would go on sending its frames there.
-            let port = link::find(&mut overlay.route, &endpoint.link)?.ok_or_else(|| vanished(&endpoint.link))?;
-            overlay.route.request(neighbour::put_port(port.index, mac))?;
-        }
-        self.configure(id, &live, endpoint)
-    }
-
     /// Takes a sandbox off a network, by the network's name or id.
     ///
     /// # Errors
@@ -375,15 +292,6 @@ impl Core {
             },
         };
         match result {
-            Err(error) if !error.missing() => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-
-    fn take_off_overlay(&self, network: NetworkId, name: &str) -> Result<()> {
-        let mut overlays = lock(&self.overlays);
-        let Some(overlay) = overlays.get_mut(&network) else { return Ok(()) };
-        match overlay.route.request(link::take_off(name)) {
             Err(error) if !error.missing() => Err(error.into()),
             _ => Ok(()),
         }
@@ -487,214 +395,4 @@ fn veth<'a>(endpoint: &'a Endpoint, master: u32, mac: Mac, peer: &'a Namespace, 
         mtu,
         group,
     }
-}
-
-fn already(id: &str, network: &str) -> Failure {
-    let message = format!("endpoint with name {id} already exists in network {network}");
-    Failure::new(ErrorKind::PermissionDenied, message)
-}
-
-/// Notes that a container is on `host` or `none`.
-fn note_plain(state: &mut State, id: &str, network: &LocalNetwork, endpoint_id: String) -> Result<Endpoint> {
-    check_id(id)?;
-    let info = EndpointInfo {
-        network_id: network.id.clone(),
-        network_name: network.name.clone(),
-        endpoint_id,
-        interface: String::new(),
-        ip: None,
-        prefix_len: 0,
-        gateway: None,
-        mac: String::new(),
-        aliases: Vec::new(),
-        dns_names: Vec::new(),
-        ports: Vec::new(),
-    };
-    let endpoint =
-        Endpoint { target: Target::Local(network.id.clone()), info, link: String::new(), gateway_priority: 0 };
-    let fresh = || SandboxRecord {
-        id: id.to_owned(),
-        own_namespace: false,
-        options: SandboxOptions::default(),
-        endpoints: Vec::new(),
-        name_ports: None,
-    };
-    let record = state.records.entry(id.to_owned()).or_insert_with(fresh);
-    if record.endpoints.iter().any(|other| other.info.network_id == network.id) {
-        return Err(already(id, &network.name).into());
-    }
-    record.endpoints.push(endpoint.clone());
-    Ok(endpoint)
-}
-
-fn interface_name(record: &SandboxRecord, wanted: Option<&String>) -> Result<String> {
-    let taken: BTreeSet<&str> = record.endpoints.iter().map(|endpoint| endpoint.info.interface.as_str()).collect();
-    match wanted {
-        Some(name) if name.is_empty() || name.len() > 15 || name == "lo" || name.contains(['/', ' ']) => {
-            Err(Failure::invalid(format!("invalid interface name {name:?}")).into())
-        }
-        Some(name) if taken.contains(name.as_str()) => {
-            Err(Failure::conflict(format!("interface name {name} is in use in the container")).into())
-        }
-        Some(name) => Ok(name.clone()),
-        None => Ok((0..).map(|n| format!("eth{n}")).find(|name| !taken.contains(name.as_str())).unwrap_or_default()),
-    }
-}
-
-fn dns_names(record: &SandboxRecord, options: &EndpointOptions) -> Vec<String> {
-    let short = record.id.get(..12).unwrap_or(&record.id);
-    let mut names: Vec<String> = Vec::new();
-    let all = std::iter::once(record.options.name.as_str())
-        .chain(options.aliases.iter().map(String::as_str))
-        .chain([short, options.hostname.as_str()]);
-    for name in all {
-        if !name.is_empty() && !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    }
-    names
-}
-
-fn choose_address(
-    state: &State,
-    network: &LocalNetwork,
-    bridge: &Bridge,
-    wanted: Option<Ipv4Addr>,
-) -> Result<Ipv4Addr> {
-    let mut used: BTreeSet<Ipv4Addr> = state.on_network(&network.id).filter_map(|(_, e)| e.info.ip).collect();
-    used.insert(bridge.gateway);
-    used.extend(bridge.route_via);
-    used.extend(bridge.reserved.values());
-    let Some(wanted) = wanted else { return Ok(pick_address(&bridge.subnet, &bridge.range, &used)?) };
-    if network.is_predefined() {
-        let message = "user specified IP address is supported on user defined networks only";
-        return Err(Failure::invalid(message).into());
-    }
-    if !bridge.subnet_given {
-        let message =
-            "user specified IP address is supported only when connecting to networks with user configured subnets";
-        return Err(Failure::invalid(message).into());
-    }
-    if !is_host(&bridge.subnet, wanted) {
-        let message = format!("no configured subnet or ip-range contain the IP address {wanted}");
-        return Err(Failure::invalid(message).into());
-    }
-    if used.contains(&wanted) {
-        let message = format!("Address {wanted} already in use on network {}", network.name);
-        return Err(Failure::new(ErrorKind::PermissionDenied, message).into());
-    }
-    Ok(wanted)
-}
-
-fn note_endpoint(
-    state: &mut State,
-    id: &str,
-    network: &LocalNetwork,
-    options: &EndpointOptions,
-    link: String,
-    endpoint_id: String,
-) -> Result<Endpoint> {
-    let bridge = network.bridge.as_ref().ok_or_else(|| Failure::invalid("not a bridge network"))?;
-    let record = state.record(id)?;
-    if !record.own_namespace {
-        let message = "container cannot be disconnected from host network or connected to host network";
-        return Err(Failure::new(ErrorKind::PermissionDenied, message).into());
-    }
-    if record.endpoints.iter().any(|other| other.info.network_id == network.id) {
-        return Err(already(id, &network.name).into());
-    }
-    let interface = interface_name(record, options.interface.as_ref())?;
-    let addr = choose_address(state, network, bridge, options.ip)?;
-    let mac = options.mac.as_deref().filter(|mac| !mac.is_empty()).map_or(Ok(mac_of(addr)), parse_mac)?;
-    let dns_names = if network.has_names() { dns_names(record, options) } else { Vec::new() };
-    let wishes: Vec<_> = options
-        .ports
-        .iter()
-        .filter(|_| !network.internal)
-        .map(|wish| PortPublish {
-            host_ip: wish.host_ip.or(Some(bridge.binding.into()).filter(|_| !bridge.binding.is_unspecified())),
-            ..wish.clone()
-        })
-        .collect();
-    let ports = state.ports.take(&wishes)?;
-    let endpoint = Endpoint {
-        target: Target::Local(network.id.clone()),
-        info: EndpointInfo {
-            network_id: network.id.clone(),
-            network_name: network.name.clone(),
-            endpoint_id,
-            interface,
-            ip: Some(addr),
-            prefix_len: bridge.subnet.prefix_len(),
-            gateway: (!network.internal).then(|| bridge.route_via.unwrap_or(bridge.gateway)),
-            mac: format_mac(mac),
-            aliases: options.aliases.clone(),
-            dns_names,
-            ports,
-        },
-        link,
-        gateway_priority: options.gateway_priority,
-    };
-    push(state, id, endpoint.clone());
-    Ok(endpoint)
-}
-
-fn push(state: &mut State, id: &str, endpoint: Endpoint) {
-    if let Some(record) = state.records.get_mut(id) {
-        record.endpoints.push(endpoint);
-    }
-}
-
-fn not_ready(attachment: &OverlayAttachment) -> Failure {
-    Failure::unavailable(format!("cluster network {} is not ready on this node yet", attachment.network))
-}
-
-fn note_cluster_endpoint(
-    state: &mut State,
-    id: &str,
-    attachment: &OverlayAttachment,
-    link: String,
-    endpoint_id: String,
-) -> Result<Endpoint> {
-    let network_id = attachment.network.to_string();
-    let network = state.cluster_network(attachment.network).ok_or_else(|| not_ready(attachment))?;
-    let (name, ingress) = (network.record.name.clone(), network.record.ingress);
-    let subnet = network.record.subnet.ok_or_else(|| Failure::invalid(format!("network {name} has no subnet")))?;
-    if !is_host(&subnet, attachment.addr) {
-        let message = format!("address {} is not in subnet {subnet} of network {name}", attachment.addr);
-        return Err(Failure::invalid(message).into());
-    }
-    if state.on_network(&network_id).any(|(_, other)| other.info.ip == Some(attachment.addr)) {
-        let message = format!("Address {} already in use on network {name}", attachment.addr);
-        return Err(Failure::new(ErrorKind::PermissionDenied, message).into());
-    }
-    let record = state.record(id)?;
-    if !record.own_namespace {
-        return Err(Failure::invalid("a container on the host's network cannot join a cluster network").into());
-    }
-    if record.endpoints.iter().any(|other| other.info.network_id == network_id) {
-        return Err(already(id, &name).into());
-    }
-    let (aliases, hostname) = (attachment.aliases.clone(), attachment.hostname.clone());
-    let options = EndpointOptions { aliases, hostname, ..EndpointOptions::default() };
-    let endpoint = Endpoint {
-        target: Target::Cluster { network: attachment.network, task: attachment.task, service: attachment.service },
-        info: EndpointInfo {
-            network_id,
-            network_name: name,
-            endpoint_id,
-            interface: interface_name(record, None)?,
-            ip: Some(attachment.addr),
-            prefix_len: subnet.prefix_len(),
-            gateway: None,
-            mac: format_mac(mac_of(attachment.addr)),
-            aliases: attachment.aliases.clone(),
-            dns_names: if ingress { Vec::new() } else { dns_names(record, &options) },
-            ports: Vec::new(),
-        },
-        link,
-        gateway_priority: 0,
-    };
-    push(state, id, endpoint.clone());
-    Ok(endpoint)
 }

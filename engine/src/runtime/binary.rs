@@ -7,17 +7,22 @@
 //! - What goes wrong is told in `--log`, as JSON lines; standard error may already be the container's.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::Deserialize;
+use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{self, Ended, Fork, SingleThread};
 
-use super::{ChildStreams, Created, Runtime, SpecPart};
+use super::caller::{self, Waited};
+use super::{Caller, ChildStreams, Created, LastHook, Runtime, SpecPart, end_maker};
 use crate::cgroup::Cgroup;
 use crate::checkpoint;
 use crate::shim::config::{ExecConfig, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
+use crate::shim::say;
 
 /// Directory in the shim's for the binary's own state (`--root`).
 pub(crate) const STATE_DIRECTORY: &str = "state";
@@ -64,12 +69,21 @@ impl Tool {
         command
     }
 
-    /// Runs it with nothing on its streams.
-    fn run(&self, arguments: &[&str]) -> Result<(), RuntimeFailure> {
+    /// It with nothing on its streams.
+    fn silent(&self, arguments: &[&str]) -> Command {
         let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
         let mut command = self.command(&arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.finish(&mut command)
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<(), RuntimeFailure> {
+        self.finish(&mut self.silent(arguments), None)
+    }
+
+    /// The same for somebody who may give it up.
+    fn run_for(&self, arguments: &[&str], caller: Option<Caller<'_>>) -> Result<(), RuntimeFailure> {
+        self.finish(self.silent(arguments).process_group(0), caller)
     }
 
     /// Runs a verb that makes a process with these streams.
@@ -79,13 +93,20 @@ impl Tool {
             ChildStreams::Pipes { stdin, stdout, stderr } => command.stdin(stdin).stdout(stdout).stderr(stderr),
             ChildStreams::Terminal { .. } => command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
         };
-        self.finish(&mut command)
+        self.finish(&mut command, None)
     }
 
-    fn finish(&self, command: &mut Command) -> Result<(), RuntimeFailure> {
+    /// Runs it to its end. With a caller, it leads a process group.
+    fn finish(&self, command: &mut Command, caller: Option<Caller<'_>>) -> Result<(), RuntimeFailure> {
         let _ = std::fs::remove_file(&self.log);
         let failed = |error| RuntimeFailure::other(format!("cannot run {:?}: {error}", self.program));
         let child = command.spawn().map_err(failed)?;
+        if caller.is_some() {
+            let handle = namespace::open_process(child.id()).map_err(failed)?;
+            if caller::wait_for(handle.as_fd(), caller, None).map_err(failed)? == Waited::GivenUp {
+                let _gone = process::kill_group(child.id());
+            }
+        }
         // Waited for by number: the standard library would wait for any change, as the subreaper's loop does later.
         match process::wait_for(child.id()).map_err(failed)? {
             Ended::Code(0) => Ok(()),
@@ -130,13 +151,14 @@ pub(crate) struct Binary {
     tool: Tool,
     /// Those of a container that is to be restored: it runs at once, so not before its start.
     streams: Option<ChildStreams>,
+    is_removed: bool,
 }
 
 impl Binary {
     pub(crate) fn new(dir: &Path, config: &ShimConfig, program: &Path, args: &[String]) -> Self {
         let mut tool = Tool::new(dir, dir, &config.id, program, args);
         tool.path = config.restore.as_ref().map(|restore| checkpoint::search_path(&restore.criu));
-        Self { dir: dir.to_owned(), config: config.clone(), tool, streams: None }
+        Self { dir: dir.to_owned(), config: config.clone(), tool, streams: None, is_removed: false }
     }
 
     /// Runs in a child, for its mount namespace. What the binary leaves running becomes the shim's.
@@ -167,11 +189,13 @@ impl Binary {
 }
 
 impl Binary {
-    fn make(&self, streams: ChildStreams) -> Result<u32, RuntimeFailure> {
+    fn make(&self, streams: ChildStreams, caller: Option<Caller<'_>>) -> Result<u32, RuntimeFailure> {
         let (outcome, outcome_end) = super::pipe()?;
         let failed = |error: std::io::Error| RuntimeFailure::other(format!("cannot fork: {error}"));
-        let Fork::Parent(_) = SingleThread::prove().and_then(|single| single.fork()).map_err(failed)? else {
+        let Fork::Parent(helper) = SingleThread::prove().and_then(|single| single.fork()).map_err(failed)? else {
             drop(outcome);
+            // With the binary and the hooks that it runs: they are ended with it.
+            let _ = rustix::process::setpgid(None, None);
             // Not a subreaper itself: the container's init has to pass it by.
             let result = self.create_here(streams);
             if let Err(failure) = &result {
@@ -181,24 +205,25 @@ impl Binary {
             process::exit_now(i32::from(result.is_err()));
         };
         drop((outcome_end, streams));
-        super::launch::read_report(outcome)?;
+        caller::wait_patiently(outcome.as_fd(), caller).inspect_err(|_| end_maker(helper))?;
+        super::launch::read_report(outcome, None)?;
         read_pid(&self.dir)
     }
 }
 
 impl Runtime for Binary {
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+    fn create(&mut self, streams: ChildStreams, caller: Option<Caller<'_>>) -> Result<Created, RuntimeFailure> {
         if self.config.restore.is_some() {
             self.streams = Some(streams);
             return Ok(Created { pid: None, took: None });
         }
-        self.make(streams).map(|pid| Created { pid: Some(pid), took: None })
+        self.make(streams, caller).map(|pid| Created { pid: Some(pid), took: None })
     }
 
-    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+    fn start(&mut self, caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
         match self.streams.take() {
-            Some(streams) => self.make(streams).map(Some),
-            None => self.tool.run(&["start", &self.config.id]).map(|()| None),
+            Some(streams) => self.make(streams, caller).map(Some),
+            None => self.tool.run_for(&["start", &self.config.id], caller).map(|()| None),
         }
     }
 
@@ -223,13 +248,23 @@ impl Runtime for Binary {
     }
 
     fn delete(&mut self) -> Result<(), RuntimeFailure> {
-        let deleted = self.tool.run(&["delete", "--force", &self.config.id]);
         // A binary that lost its state does not know the cgroup any more; we do.
-        if let Ok(cgroup) = Cgroup::open(&self.config.cgroup) {
-            cgroup.signal_all(rustix::process::Signal::KILL.as_raw());
-            let _ = cgroup.remove();
+        let failed = |error| RuntimeFailure::other(format!("cannot remove the cgroup: {error}"));
+        let cgroup = Cgroup::open(&self.config.cgroup).map_err(failed)?;
+        cgroup.signal_all(rustix::process::Signal::KILL.as_raw());
+        if cgroup.is_frozen().unwrap_or(false) {
+            let _ = cgroup.thaw();
         }
-        deleted
+        cgroup.remove().map_err(failed)
+    }
+
+    /// The binary's own removal, which runs the hooks.
+    fn next_last_hook(&mut self) -> Option<LastHook> {
+        if std::mem::replace(&mut self.is_removed, true) {
+            return None;
+        }
+        let begun = LastHook::begin("the runtime's removal", self.tool.silent(&["delete", "--force", &self.config.id]));
+        begun.map_err(|error| say(&format!("cannot run {:?}: {error}", self.tool.program))).ok()
     }
 }
 
@@ -256,7 +291,7 @@ impl BinaryExec {
 }
 
 impl Runtime for BinaryExec {
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+    fn create(&mut self, streams: ChildStreams, _caller: Option<Caller<'_>>) -> Result<Created, RuntimeFailure> {
         let file = self.dir.join(PROCESS_FILE);
         let bytes =
             serde_json::to_vec(&self.config.process).map_err(|error| RuntimeFailure::other(error.to_string()))?;
@@ -266,7 +301,7 @@ impl Runtime for BinaryExec {
         Ok(Created { pid: None, took: None })
     }
 
-    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+    fn start(&mut self, _caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
         let wrong = || RuntimeFailure::new(FailureKind::WrongState, "already started");
         let streams = self.streams.take().ok_or_else(wrong)?;
         let mut arguments: Vec<OsString> = ["exec", "--detach", "--process"].iter().map(Into::into).collect();

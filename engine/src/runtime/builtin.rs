@@ -14,6 +14,7 @@ mod dev;
 mod options;
 mod rootfs;
 mod stage;
+mod watch;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -24,13 +25,12 @@ use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType};
 use serde::Deserialize;
 use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{Fork, SingleThread};
-use shoal_kit::clock::{Clock, SystemClock};
 
 pub(super) use child::{enter_cgroup, read_spec};
 
 use super::hooks::HostHooks;
 use super::launch::read_report;
-use super::{ChildStreams, Created, Listener, Outcome, Runtime, pipe};
+use super::{Caller, ChildStreams, Created, LastHook, Listener, Outcome, Runtime, end_maker, pipe};
 use crate::cgroup::Cgroup;
 use crate::shim::config::{SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -67,7 +67,7 @@ impl Builtin {
 }
 
 impl Runtime for Builtin {
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+    fn create(&mut self, streams: ChildStreams, caller: Option<Caller<'_>>) -> Result<Created, RuntimeFailure> {
         let spec = SpecPart::read(&self.dir.join(SPEC_FILE))?;
         self.hooks = HostHooks::new(spec.hooks, spec.annotations, &self.config.id, &self.dir);
         let namespaces = Namespaces::plan(&spec.linux.namespaces)?;
@@ -86,7 +86,7 @@ impl Runtime for Builtin {
             namespace::enter(path, LinuxNamespaceType::Pid as u32)
                 .map_err(|error| cannot(&format!("join the PID namespace {path:?}"), &error))?;
         }
-        let ordered = SystemClock.now();
+        let ordered = watch::now();
         let forked = SingleThread::prove().and_then(|single| single.fork_into(into));
         let Fork::Parent(first) = forked.map_err(|error| cannot("make the container's namespaces", &error))? else {
             drop((outcome, report, go, number));
@@ -98,10 +98,10 @@ impl Runtime for Builtin {
         let (mut pid, mut number) = (first, number.map(Listener::new));
         let mut listener = Listener::new(outcome);
         loop {
-            match listener.hear() {
+            match listener.hear_for(caller).inspect_err(|_| end_maker(first))? {
                 Ok(Outcome::Hooks) => {
                     // When one fails, the closed pipe ends init.
-                    self.hooks.create_runtime(settle(&mut pid, &mut number)?)?;
+                    self.hooks.create_runtime(settle(&mut pid, &mut number)?, caller)?;
                     rustix::io::write(&go, b"h").map_err(|error| cannot("tell init to go on", &error.into()))?;
                 }
                 Ok(Outcome::Pid(_, took)) => {
@@ -115,18 +115,18 @@ impl Runtime for Builtin {
         }
     }
 
-    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+    fn start(&mut self, caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
         let wrong = || RuntimeFailure::new(FailureKind::WrongState, "already started");
         let (report, go) = (self.report.take().ok_or_else(wrong)?, self.go.take().ok_or_else(wrong)?);
         // When init is gone, its report says why, or its end does.
         let _ = std::fs::File::from(go).write_all(b"!");
-        read_report(report)?;
+        let caller = caller.filter(|_| self.hooks.runs_at_start());
         // As with runc, a container whose hook fails does not run on.
-        let after = self.hooks.poststart(self.pid);
-        if after.is_err() {
+        let started = read_report(report, caller).and_then(|()| self.hooks.poststart(self.pid, caller));
+        if started.is_err() {
             self.signal_all(rustix::process::Signal::KILL.as_raw())?;
         }
-        after.map(|()| None)
+        started.map(|()| None)
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
@@ -158,9 +158,11 @@ impl Runtime for Builtin {
         if cgroup.is_frozen().unwrap_or(false) {
             let _ = cgroup.thaw();
         }
-        let removed = cgroup.remove().map_err(|error| cannot("remove the cgroup", &error));
-        self.hooks.poststop();
-        removed
+        cgroup.remove().map_err(|error| cannot("remove the cgroup", &error))
+    }
+
+    fn next_last_hook(&mut self) -> Option<LastHook> {
+        self.hooks.next_poststop()
     }
 }
 

@@ -3,7 +3,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::{IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, Process, Scheduler};
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
+    Scheduler,
+};
 use shoal_engine_sys::fs::Directory;
 use shoal_engine_sys::scheduling;
 
@@ -29,7 +32,7 @@ pub(super) fn apply_to_self(oci: &Process) -> Result<(), RuntimeFailure> {
         let level = u16::try_from(priority.priority()).unwrap_or(u16::MAX);
         scheduling::set_io_priority(class, level).map_err(|error| cannot("set the I/O priority", &error))?;
     }
-    if let Some(asked) = oci.scheduler() {
+    if let (Some(asked), None) = (oci.scheduler(), last_scheduler(oci)) {
         scheduler(asked).apply().map_err(|error| cannot("set the scheduler", &error))?;
     }
     match oci.apparmor_profile().as_deref() {
@@ -39,8 +42,25 @@ pub(super) fn apply_to_self(oci: &Process) -> Result<(), RuntimeFailure> {
     }
 }
 
+/// The scheduler, when a fork would not have it too, or could not be made: it is set right before the program.
+pub(super) fn last_scheduler(oci: &Process) -> Option<scheduling::Scheduler> {
+    let asked = oci.scheduler().as_ref()?;
+    (*asked.policy() == LinuxSchedulerPolicy::SchedDeadline || resets_on_fork(asked)).then(|| scheduler(asked))
+}
+
+/// Can a process with this scheduler have children?
+pub(super) fn may_fork(oci: &Process) -> bool {
+    let deadline = |asked: &Scheduler| *asked.policy() == LinuxSchedulerPolicy::SchedDeadline && !resets_on_fork(asked);
+    !oci.scheduler().as_ref().is_some_and(deadline)
+}
+
+fn resets_on_fork(asked: &Scheduler) -> bool {
+    asked.flags().iter().flatten().any(|flag| *flag == LinuxSchedulerFlag::SchedResetOnFork)
+}
+
 fn scheduler(asked: &Scheduler) -> scheduling::Scheduler {
-    use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy};
+    use LinuxSchedulerFlag as Flag;
+    use LinuxSchedulerPolicy as Policy;
     let policy = match asked.policy() {
         Policy::SchedOther => 0,
         Policy::SchedFifo => 1,

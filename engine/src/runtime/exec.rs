@@ -17,9 +17,9 @@ use shoal_engine_sys::{namespace, proc, pty};
 
 use super::bundle::resource_number;
 use super::launch::{Launch, read_report};
-use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, confine, pipe};
+use super::{Caller, ChildStreams, Created, Outcome, Runtime, confine, pipe};
 use crate::cgroup::Cgroup;
-use crate::shim::config::{ExecConfig, SECCOMP_FILE, SPEC_FILE, ShimConfig, ShimState};
+use crate::shim::config::{ExecConfig, SECCOMP_FILE, ShimConfig, ShimState};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// One exec.
@@ -56,19 +56,18 @@ impl BuiltinExec {
         }
         let cgroup = Cgroup::open(&self.container.cgroup).map_err(|error| cannot("use cgroups", &error))?;
         let filter = if self.config.privileged { None } else { read_filter(dir)? };
-        let launch = Launch::new(&self.config.process, filter, report)?;
-        let linux = SpecPart::read(&dir.join(SPEC_FILE))?.linux;
-        Ok(Prepared { init, init_pid: state.init_pid, cgroup, launch, personality: linux.personality })
+        let launch = Launch::new(&self.config.process, filter, report)?.with_last_scheduler(&self.config.process);
+        Ok(Prepared { init, init_pid: state.init_pid, cgroup, launch, personality: self.config.personality.clone() })
     }
 }
 
 impl Runtime for BuiltinExec {
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+    fn create(&mut self, streams: ChildStreams, _caller: Option<Caller<'_>>) -> Result<Created, RuntimeFailure> {
         self.streams = Some(streams);
         Ok(Created { pid: None, took: None })
     }
 
-    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+    fn start(&mut self, _caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
         let wrong = || RuntimeFailure::new(FailureKind::WrongState, "already started");
         let streams = self.streams.take().ok_or_else(wrong)?;
         let (outcome, outcome_end) = pipe()?;
@@ -85,7 +84,7 @@ impl Runtime for BuiltinExec {
         };
         drop((outcome_end, prepared, streams));
         match super::Listener::new(outcome).hear() {
-            Ok(Outcome::Pid(pid, _)) => read_report(report).map(|()| Some(pid)),
+            Ok(Outcome::Pid(pid, _)) => read_report(report, None).map(|()| Some(pid)),
             Ok(Outcome::Failure(failure)) => Err(failure),
             Ok(Outcome::Hooks) | Err(_) => Err(RuntimeFailure::other("the joining process died; see shim.log")),
         }

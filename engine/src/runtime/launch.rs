@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capabilities as OciCapabilities, Hook, Hooks, Process};
 use shoal_engine_sys::process::{self, Capabilities, Fork, SingleThread};
-use shoal_engine_sys::signal;
+use shoal_engine_sys::{scheduling, signal};
 
+use super::caller::{Caller, wait_patiently};
 use super::capabilities;
+use super::confine;
 use super::hooks::{self, State};
 use super::spec::INIT_PATH;
 use crate::shim::init;
@@ -38,6 +40,8 @@ pub(crate) struct Launch {
     /// Be an init, and run the program as its child.
     init: Option<SingleThread>,
     hooks: Option<LastHooks>,
+    /// Set by the process that becomes the program, after all forks.
+    scheduler: Option<scheduling::Scheduler>,
 }
 
 /// What runs right before the program, and is told about the container.
@@ -76,7 +80,14 @@ impl Launch {
             report,
             init: None,
             hooks: None,
+            scheduler: None,
         })
+    }
+
+    /// Sets the process's scheduler as one of the last steps, if it is one that comes last.
+    pub(crate) fn with_last_scheduler(mut self, process: &Process) -> Self {
+        self.scheduler = confine::last_scheduler(process);
+        self
     }
 
     /// Runs the hooks for the start before the program.
@@ -166,6 +177,9 @@ impl Launch {
         }
         // Closed, not just at execve: that opens the program first, whose path may lead through a descriptor.
         process::close_all_but(&[0, 1, 2, self.report.as_raw_fd()]).map_err(cannot("close descriptors"))?;
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.apply().map_err(cannot("set the scheduler"))?;
+        }
         self.confine()?;
         // A working directory that is not below the root would be a door to the host (CVE-2024-21626).
         let cwd =
@@ -186,7 +200,7 @@ impl Launch {
         let Some(LastHooks { hooks, id, bundle, annotations }) = &self.hooks else { return Ok(()) };
         let pid = Some(std::process::id());
         let state = State { id, bundle, status: "created", pid, annotations: annotations.as_ref() };
-        hooks::run("startContainer", Some(hooks), &state)
+        hooks::run("startContainer", Some(hooks), &state, None)
     }
 
     /// Takes what the program must not have.
@@ -274,7 +288,11 @@ fn name(capability: &oci_spec::runtime::Capability) -> String {
 }
 
 /// What was reported on the other end of a pipe: nothing when it was closed in silence.
-pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RuntimeFailure> {
+pub(crate) fn read_report(pipe: OwnedFd, caller: Option<Caller<'_>>) -> Result<(), RuntimeFailure> {
+    if caller.is_some() {
+        // What is written there is written at once.
+        wait_patiently(pipe.as_fd(), caller)?;
+    }
     let mut bytes = Vec::new();
     let read = io::Read::read_to_end(&mut std::fs::File::from(pipe), &mut bytes);
     if bytes.is_empty() {

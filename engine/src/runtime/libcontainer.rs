@@ -29,7 +29,7 @@ use super::bundle::{INIT_ANNOTATION, INNER_BUNDLE};
 use super::exec::read_filter;
 use super::hooks::HostHooks;
 use super::launch::{Launch, read_report};
-use super::{ChildStreams, Created, Outcome, Runtime, SpecPart, pipe};
+use super::{Caller, ChildStreams, Created, LastHook, Outcome, Runtime, SpecPart, end_maker, pipe};
 use crate::cgroup::Cgroup;
 use crate::cgroup::limits::Limits;
 use crate::shim::config::{SPEC_FILE, ShimConfig};
@@ -103,15 +103,17 @@ impl Libcontainer {
 }
 
 impl Runtime for Libcontainer {
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+    fn create(&mut self, streams: ChildStreams, caller: Option<Caller<'_>>) -> Result<Created, RuntimeFailure> {
         let spec = SpecPart::read(&self.dir.join(SPEC_FILE))?;
         self.hooks = HostHooks::new(spec.hooks, Some(spec.annotations), &self.config.id, &self.dir);
         let (outcome, outcome_end) = pipe()?;
         let (report, report_end) = pipe()?;
         let notes = ErrorNotes::new().map_err(|error| cannot("make a file in memory", &error))?;
         let creator = SingleThread::prove().and_then(|single| single.fork()).map_err(|error| cannot("fork", &error))?;
-        let Fork::Parent(_) = creator else {
+        let Fork::Parent(creator) = creator else {
             drop((outcome, report));
+            // With the hooks that the library runs: they are ended with it.
+            let _ = rustix::process::setpgid(None, None);
             let listening = notes.listen().map_err(|error| cannot("listen for errors", &error));
             let result = match listening.and_then(|()| self.build(streams, report_end)) {
                 Ok(pid) => Outcome::Pid(pid, None),
@@ -120,7 +122,8 @@ impl Runtime for Libcontainer {
             process::exit_now(i32::from(super::tell(&outcome_end, &result).is_err()));
         };
         drop((outcome_end, report_end, streams));
-        match super::Listener::new(outcome).hear() {
+        let heard = super::Listener::new(outcome).hear_for(caller).inspect_err(|_| end_maker(creator));
+        match heard? {
             Ok(Outcome::Pid(pid, _)) => {
                 (self.report, self.pid) = (Some(report), pid);
                 Ok(Created { pid: Some(pid), took: None })
@@ -129,7 +132,7 @@ impl Runtime for Libcontainer {
                 // Init's own words are better than libcontainer's account of them.
                 rustix::fs::fcntl_setfl(&report, rustix::fs::OFlags::NONBLOCK)
                     .map_err(|error| cannot("read", &error.into()))?;
-                let told = read_report(report).err().filter(|told| told.kind != FailureKind::Other);
+                let told = read_report(report, None).err().filter(|told| told.kind != FailureKind::Other);
                 Err(told.unwrap_or_else(|| match notes.first() {
                     Some(reason) => RuntimeFailure::new(failure.kind, format!("{}: {reason}", failure.message)),
                     None => failure,
@@ -139,7 +142,7 @@ impl Runtime for Libcontainer {
         }
     }
 
-    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+    fn start(&mut self, caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
         let report =
             self.report.take().ok_or_else(|| RuntimeFailure::new(FailureKind::WrongState, "already started"))?;
         let directory = self.dir.join(STATE_DIRECTORY).join(&self.config.id);
@@ -148,12 +151,12 @@ impl Runtime for Libcontainer {
         let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", handle.as_raw_fd());
         let socket = std::os::unix::net::UnixStream::connect(path);
         drop(socket.map_err(|error| cannot("reach the container's init", &error))?);
-        read_report(report)?;
-        let after = self.hooks.poststart(self.pid);
-        if after.is_err() {
+        let caller = caller.filter(|_| self.hooks.runs_at_start());
+        let started = read_report(report, caller).and_then(|()| self.hooks.poststart(self.pid, caller));
+        if started.is_err() {
             self.signal_all(rustix::process::Signal::KILL.as_raw())?;
         }
-        after.map(|()| None)
+        started.map(|()| None)
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
@@ -191,8 +194,11 @@ impl Runtime for Libcontainer {
             }
             _ => Ok(()),
         };
-        self.hooks.poststop();
         removed.and(state)
+    }
+
+    fn next_last_hook(&mut self) -> Option<LastHook> {
+        self.hooks.next_poststop()
     }
 }
 

@@ -16,7 +16,7 @@ use shoal_engine_sys::{namespace, signal};
 
 use super::builtin::{Builtin, enter_cgroup, read_spec};
 use super::launch::read_report;
-use super::{ChildStreams, Created, Runtime, SpecPart, pipe};
+use super::{Caller, ChildStreams, Created, LastHook, Runtime, SpecPart, pipe};
 use crate::checkpoint::{self, Places};
 use crate::shim::config::{Restore, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -89,12 +89,12 @@ impl Restored {
 
 impl Runtime for Restored {
     /// Keeps the streams: processes that are restored run at once.
-    fn create(&mut self, streams: ChildStreams) -> Result<Created, RuntimeFailure> {
+    fn create(&mut self, streams: ChildStreams, _caller: Option<Caller<'_>>) -> Result<Created, RuntimeFailure> {
         self.streams = Some(streams);
         Ok(Created { pid: None, took: None })
     }
 
-    fn start(&mut self) -> Result<Option<u32>, RuntimeFailure> {
+    fn start(&mut self, _caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
         let Some(ChildStreams::Pipes { stdin, stdout, stderr }) = self.streams.take() else {
             return Err(RuntimeFailure::new(FailureKind::WrongState, "no streams to restore"));
         };
@@ -112,7 +112,8 @@ impl Runtime for Restored {
             process::exit_now(1);
         };
         drop((streams, outcome_end));
-        read_report(outcome)?;
+        // Not given up half-way: CRIU would leave half a container behind, and takes no longer than its images are large.
+        read_report(outcome, None)?;
         match process::wait_for(criu).map_err(cannot("wait for CRIU"))? {
             Ended::Code(0) => checkpoint::restored(&self.dir).map(Some).map_err(cannot("find the restored process")),
             ended => {
@@ -144,6 +145,10 @@ impl Runtime for Restored {
 
     fn delete(&mut self) -> Result<(), RuntimeFailure> {
         self.runtime.delete()
+    }
+
+    fn next_last_hook(&mut self) -> Option<LastHook> {
+        self.runtime.next_last_hook()
     }
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use build::build;
 pub(crate) use mounts::{INIT_PATH, REPLACEABLE_IN_PROC};
 pub use mounts::{MASKED_PATHS, READ_ONLY_PATHS};
-pub use process::exec_process;
+pub use process::{ExecBasis, exec_process};
 
 use super::seccomp::Profile;
 use super::user::ContainerUser;

@@ -27,6 +27,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::config::{
     BUNDLE_FILE, EXEC_FILE, ExecConfig, ExitRecord, SHIM_LOG_FILE, SOCKET_FILE, ShimConfig, ShimState,
@@ -137,10 +138,24 @@ impl Shim {
         config: &ShimConfig,
         built: BuiltSpec,
     ) -> Result<Self, ShimError> {
+        Self::spawn_unless(program, dir, config, built, &CancellationToken::new()).await
+    }
+
+    /// The same, until `given_up`: what of the container is there is taken away then, hooks that run are ended, and this fails.
+    ///
+    /// # Errors
+    /// As [`Shim::spawn`].
+    pub async fn spawn_unless(
+        program: &ShimProgram,
+        dir: &Path,
+        config: &ShimConfig,
+        built: BuiltSpec,
+        given_up: &CancellationToken,
+    ) -> Result<Self, ShimError> {
         make_dir(dir)?;
         crate::runtime::bundle::write(dir, config, built)?;
         write_json(&dir.join(BUNDLE_FILE), config)?;
-        Self::launch(program, "run", dir).await
+        Self::launch(program, "run", dir, given_up).await
     }
 
     /// Starts a shim for an exec in `dir` (made here, must not exist). Its process appears at [`Shim::start`].
@@ -150,10 +165,15 @@ impl Shim {
     pub async fn spawn_exec(program: &ShimProgram, dir: &Path, config: &ExecConfig) -> Result<Self, ShimError> {
         make_dir(dir)?;
         write_json(&dir.join(EXEC_FILE), config)?;
-        Self::launch(program, "exec", dir).await
+        Self::launch(program, "exec", dir, &CancellationToken::new()).await
     }
 
-    async fn launch(program: &ShimProgram, verb: &str, dir: &Path) -> Result<Self, ShimError> {
+    async fn launch(
+        program: &ShimProgram,
+        verb: &str,
+        dir: &Path,
+        given_up: &CancellationToken,
+    ) -> Result<Self, ShimError> {
         let spawned = |source| ShimError::Spawn { dir: dir.to_owned(), source };
         let (ours, theirs) = UnixStream::pair().map_err(spawned)?;
         let theirs: OwnedFd =
@@ -166,7 +186,7 @@ impl Shim {
             .map_err(spawned)?;
         program.0.launch(verb, dir, theirs, log.into()).map_err(spawned)?;
         let mut connection = Connection::new(ours, dir);
-        match connection.response().await? {
+        match connection.response_unless(given_up).await? {
             Response::Created { pid, took } => {
                 Ok(Self { dir: Arc::new(dir.to_owned()), control: Arc::new(Mutex::new(Some(connection))), pid, took })
             }
@@ -211,6 +231,28 @@ impl Shim {
     /// With [`ShimError::Runtime`] when the program cannot be executed: `exit_code()` is then what Docker reports.
     pub async fn start(&self) -> Result<(), ShimError> {
         self.ask(&Request::Start).await
+    }
+
+    /// The same, until `given_up`: a hook that runs is ended then, and the container with it. This tells of it, or that the
+    /// program runs all the same.
+    ///
+    /// # Errors
+    /// As [`Shim::start`].
+    pub async fn start_unless(&self, given_up: &CancellationToken) -> Result<(), ShimError> {
+        let mut control = self.control.lock().await;
+        let mut connection = match control.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.dir).await?,
+        };
+        connection.send(&Request::Start).await?;
+        let response = connection.response_unless(given_up).await?;
+        if !given_up.is_cancelled() {
+            *control = Some(connection);
+        }
+        match response {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&self.dir, other)),
+        }
     }
 
     /// Sends a signal to the first process, or to every process of the container.
@@ -489,9 +531,24 @@ impl Connection {
     }
 
     async fn request(&mut self, request: &Request) -> Result<Response, ShimError> {
-        if let Err(error) = self.stream.write_all(&protocol::message(request)).await {
-            return Err(self.gone(&error.to_string()));
+        self.send(request).await?;
+        self.response().await
+    }
+
+    async fn send(&mut self, request: &Request) -> Result<(), ShimError> {
+        let sent = self.stream.write_all(&protocol::message(request)).await;
+        sent.map_err(|error| self.gone(&error.to_string()))
+    }
+
+    /// Waits for an answer, and tells the shim when it is not wanted any more: no request can be sent after that.
+    async fn response_unless(&mut self, given_up: &CancellationToken) -> Result<Response, ShimError> {
+        tokio::select! {
+            // What is read stays in the buffer.
+            response = self.response() => return response,
+            () = given_up.cancelled() => {}
         }
+        // Fails when the shim is gone, which the answer tells as well.
+        let _gone = self.stream.shutdown().await;
         self.response().await
     }
 

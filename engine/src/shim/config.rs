@@ -62,11 +62,17 @@ pub enum LogSink {
         /// Extra attributes put on every line (`attrs`), as dockerd's `labels`, `env` and `tag` options give.
         #[serde(default)]
         attributes: Vec<(String, String)>,
+        /// What waits for it.
+        #[serde(default, skip_serializing_if = "Buffer::is_blocking")]
+        buffer: Buffer,
     },
     /// Docker's local format.
     Local {
         /// The file.
         file: LogFile,
+        /// What waits for it.
+        #[serde(default, skip_serializing_if = "Buffer::is_blocking")]
+        buffer: Buffer,
     },
     /// A syslog service.
     Syslog {
@@ -175,6 +181,9 @@ pub struct ExecConfig {
     pub container_dir: PathBuf,
     /// The process as an OCI `process` object: args, env, cwd, user, capabilities, no new privileges, terminal.
     pub process: oci_spec::runtime::Process,
+    /// The container's execution domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personality: Option<oci_spec::runtime::LinuxPersonality>,
     /// The terminal's first size.
     #[serde(default)]
     pub console_size: Option<WindowSize>,

@@ -3,13 +3,16 @@
 //! ## Design notes
 //! - What must not wait: the container's output. It is read as long as every attached client takes it; one that takes
 //!   nothing for [`STALL`] while its buffer is full is dropped, and the container goes on.
-//! - The order at the end: output drained, log written, cgroup and state removed, `exit.json` written, clients told.
+//! - The order at the end: output drained, log written, cgroup and state removed, last hooks run, `exit.json` written,
+//!   clients told.
 //!   Whoever was told, or reads `exit.json`, finds a whole log and can start the container anew: nothing of this life is
 //!   in the way of the next one, which has the same names.
 //! - A daemon that dies changes nothing here once the process was started: its connection closes, the loop goes on. Before
 //!   that, nobody is left to start it, and it ends.
 
 mod connection;
+mod end;
+mod requests;
 mod streams;
 
 use std::io::{self, Write as _};
@@ -25,13 +28,14 @@ use shoal_engine_sys::{memory, namespace, proc, process, pty, signal};
 use shoal_kit::clock::{Clock, SystemClock};
 use shoal_proto::time::Timestamp;
 
-use self::connection::{Connection, Event, Mode};
+use self::connection::{Connection, Event};
+use self::end::Ending;
 use self::streams::Output;
 pub(super) use self::streams::Streams;
-use super::config::{EXIT_FILE, ExitRecord, STATE_FILE, ShimState, WindowSize};
-use super::protocol::{FailureKind, FrameKind, Phase, Request, Response, RuntimeFailure, ShimStatus, frame, message};
+use super::config::{ExitRecord, STATE_FILE, ShimState, WindowSize};
+use super::protocol::{FailureKind, FrameKind, Phase, Response, RuntimeFailure, frame, message};
 use crate::logs::Log;
-use crate::runtime::Runtime;
+use crate::runtime::{Caller, Runtime};
 
 /// How long a client with a full buffer may take nothing before it is dropped.
 const STALL: Duration = Duration::from_secs(2);
@@ -43,6 +47,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const ABANDONED: Duration = Duration::from_secs(1);
 /// How long after its start a process is taken for one that stays. What ends sooner need not save memory.
 const SETTLED: Duration = Duration::from_secs(1);
+
+const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
 /// What a shim does besides its process: given by the container's or the exec's configuration.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +84,9 @@ pub(super) struct Server {
     alone_since: Option<Timestamp>,
     /// When to give back the memory that only the start needed.
     settles_at: Option<Timestamp>,
+    /// When somebody first asked to kill it.
+    killed_at: Option<Timestamp>,
+    ending: Option<Ending>,
     exit: Option<ExitRecord>,
     buffer: Box<[u8]>,
 }
@@ -113,6 +122,8 @@ impl Server {
             start_failure: None,
             alone_since: None,
             settles_at: None,
+            killed_at: None,
+            ending: None,
             exit: None,
             buffer: vec![0; 32 * 1024].into_boxed_slice(),
         })
@@ -121,7 +132,8 @@ impl Server {
     /// Makes the process and tells the first connection. False when that failed and the shim is to end.
     pub(super) fn create(&mut self) -> bool {
         let created = self.streams.take_child_ends().and_then(|ends| {
-            let created = self.runtime.create(ends)?;
+            let caller = self.connections.first().map(Caller::new);
+            let created = self.runtime.create(ends, caller)?;
             self.adopt_terminal(created.pid.is_some())?;
             if let Some(pid) = created.pid {
                 self.adopt(pid)?;
@@ -134,6 +146,7 @@ impl Server {
                 if let Err(cleanup) = self.runtime.delete() {
                     say(&format!("cleaning up after a failed creation: {cleanup}"));
                 }
+                self.run_last_hooks();
                 Response::Failed(failure)
             }
         };
@@ -153,9 +166,10 @@ impl Server {
             self.turn(self.timeout())?;
             self.give_up_if_abandoned();
             self.settle();
-            if self.streams.are_drained() || self.drain_is_over() {
+            if self.ending.is_none() && (self.streams.are_drained() || self.drain_is_over()) {
                 self.conclude();
             }
+            self.end_when_done();
         }
         let deadline = self.now().after(FAREWELL);
         while self.connections.iter().any(Connection::has_output) && (self.manner.patient || self.now() < deadline) {
@@ -175,13 +189,15 @@ impl Server {
     /// When the loop has to look again though nothing happens.
     fn timeout(&self) -> Option<Duration> {
         let now = self.now();
-        let drain = self.ended.filter(|_| self.may_read_output()).map(|(_, at)| at.after(DRAIN).since(now));
+        let blocked = self.ending.is_some() || !self.may_read_output();
+        let drain = self.ended.filter(|_| !blocked).map(|(_, at)| at.after(DRAIN).since(now));
+        let hook = self.hook_deadline().map(|at| at.since(now));
         let stalling = self.connections.iter().filter(|_| !self.manner.patient);
         let stall = stalling.filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
         let alone = self.alone_since.map(|at| at.after(ABANDONED).since(now));
         let retry = self.log.as_ref().and_then(Log::retry_at).map(|at| at.since(now));
         let settle = self.settles_at.map(|at| at.since(now));
-        drain.into_iter().chain(stall).chain(alone).chain(retry).chain(settle).min()
+        drain.into_iter().chain(hook).chain(stall).chain(alone).chain(retry).chain(settle).min()
     }
 
     /// A process that stays has its shim beside it for long: that keeps no page of code which only the start needed.
@@ -216,7 +232,7 @@ impl Server {
         match &self.init {
             // It ends by itself, having said why; if not, it does now.
             Some((_, handle)) => {
-                let _ = signal::send(handle, rustix::process::Signal::KILL.as_raw());
+                let _ = signal::send(handle, KILL);
             }
             None => self.ended = Some((Ended::Code(failure.exit_code()), self.now())),
         }
@@ -301,6 +317,9 @@ impl Server {
     fn reap(&mut self) -> io::Result<()> {
         self.children.drain();
         while let Some((pid, ended)) = process::reap()? {
+            if self.hook_ended(pid, ended) {
+                continue;
+            }
             match &self.init {
                 Some((init, _)) if *init == pid => self.ended = Some((ended, self.now())),
                 Some(_) => {}
@@ -442,142 +461,6 @@ impl Server {
         }
     }
 
-    fn answer(&mut self, index: usize, request: &Request) -> Option<Response> {
-        let result = match request {
-            Request::Start => self.start(),
-            Request::Signal { signal, all } => self.signal(*signal, *all),
-            Request::Resize { columns, rows } => self.resize(*columns, *rows),
-            Request::CloseStdin => {
-                self.streams.close_stdin();
-                Ok(())
-            }
-            Request::Pause => self.running().and_then(|()| self.runtime.pause()),
-            Request::Resume => self.running().and_then(|()| self.runtime.resume()),
-            Request::Status => return Some(Response::Status(self.status())),
-            Request::Wait => match &self.exit {
-                Some(exit) => return Some(Response::Exited(exit.clone())),
-                None => {
-                    self.connections[index].become_mode(Mode::Waiting);
-                    return None;
-                }
-            },
-            Request::Attach { stdin, stdout, stderr } => return self.attach(index, *stdin, *stdout, *stderr),
-        };
-        Some(result.map_or_else(Response::Failed, |()| Response::Done))
-    }
-
-    fn attach(&mut self, index: usize, stdin: bool, stdout: bool, stderr: bool) -> Option<Response> {
-        self.connections[index].become_mode(Mode::Attached { stdin, stdout, stderr });
-        let connection = &mut self.connections[index];
-        connection.send(message(&Response::Done));
-        if let Some(exit) = &self.exit {
-            connection.send(message(&Response::Exited(exit.clone())));
-        }
-        None
-    }
-
-    fn running(&self) -> Result<(), RuntimeFailure> {
-        match self.phase {
-            Phase::Running => Ok(()),
-            Phase::Created => Err(RuntimeFailure::new(FailureKind::WrongState, "the process was not started yet")),
-            Phase::Exited => Err(RuntimeFailure::new(FailureKind::WrongState, "the process has ended")),
-        }
-    }
-
-    fn start(&mut self) -> Result<(), RuntimeFailure> {
-        if self.phase != Phase::Created || self.start_failure.is_some() {
-            return Err(RuntimeFailure::new(FailureKind::WrongState, "the process was started before"));
-        }
-        let started = self.runtime.start();
-        let result = started.and_then(|pid| {
-            if let Some(pid) = pid {
-                self.adopt_terminal(true)?;
-                self.adopt(pid)?;
-            }
-            Ok(())
-        });
-        match result {
-            Ok(()) => {
-                self.phase = Phase::Running;
-                self.settles_at = Some(self.now().after(SETTLED));
-            }
-            Err(failure) => {
-                self.never_started(failure.clone());
-                return Err(failure);
-            }
-        }
-        Ok(())
-    }
-
-    fn signal(&mut self, number: i32, all: bool) -> Result<(), RuntimeFailure> {
-        if all {
-            return self.runtime.signal_all(number);
-        }
-        let gone = || RuntimeFailure::new(FailureKind::WrongState, "the process has ended");
-        let (_, handle) = self.init.as_ref().filter(|_| self.ended.is_none()).ok_or_else(gone)?;
-        signal::send(handle, number).map_err(|error| match error.raw_os_error() {
-            Some(ESRCH) => gone(),
-            _ => RuntimeFailure::other(format!("cannot send signal {number}: {error}")),
-        })
-    }
-
-    fn resize(&mut self, columns: u16, rows: u16) -> Result<(), RuntimeFailure> {
-        if !self.manner.terminal {
-            return Err(RuntimeFailure::new(FailureKind::WrongState, "the process has no terminal"));
-        }
-        self.manner.console_size = Some(WindowSize { columns, rows });
-        match self.streams.terminal() {
-            Some(master) => pty::resize(master, columns, rows)
-                .map_err(|error| RuntimeFailure::other(format!("cannot resize the terminal: {error}"))),
-            // An exec that was not started yet: it gets this size then.
-            None => Ok(()),
-        }
-    }
-
-    fn status(&self) -> ShimStatus {
-        ShimStatus {
-            phase: self.phase,
-            pid: self.init.as_ref().map_or(0, |(pid, _)| *pid),
-            paused: self.phase == Phase::Running && self.runtime.is_paused(),
-            exit: self.exit.clone(),
-        }
-    }
-
-    /// The process has ended and its output is read: writes everything down, tells everybody, takes everything away.
-    fn conclude(&mut self) {
-        let Some((ended, finished_at)) = self.ended else { return };
-        if let Some(mut log) = self.log.take() {
-            let finished = log.finish(self.now());
-            self.note_log(finished);
-        }
-        let failure = self.start_failure.take();
-        let record = ExitRecord {
-            code: failure.as_ref().map_or(ended.code(), RuntimeFailure::exit_code),
-            signal: match ended {
-                Ended::Signal(signal) if failure.is_none() => Some(signal),
-                _ => None,
-            },
-            oom_killed: self.runtime.oom_kills() > 0,
-            finished_at,
-            error: failure.map(|failure| failure.message),
-        };
-        if let Err(failure) = self.runtime.delete() {
-            say(&format!("cleaning up: {failure}"));
-        }
-        if let Err(error) = write_whole(&self.dir, EXIT_FILE, &serde_json::to_vec(&record).unwrap_or_default()) {
-            say(&format!("cannot write {EXIT_FILE}: {error}"));
-        }
-        self.phase = Phase::Exited;
-        let farewell = message(&Response::Exited(record.clone()));
-        for connection in &mut self.connections {
-            if connection.awaits_exit() {
-                connection.send(farewell.clone());
-                connection.flush();
-            }
-        }
-        self.exit = Some(record);
-    }
-
     fn drop_stalled(&mut self) {
         if self.manner.patient {
             return;
@@ -595,8 +478,6 @@ impl Server {
         self.connections.retain(|connection| !connection.is_closed());
     }
 }
-
-const ESRCH: i32 = 3;
 
 /// What [`Server::poll`] found.
 struct Readiness {

@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -22,7 +21,7 @@ const LONGEST_VALUE: usize = 255;
 
 /// An overlay of directories.
 #[derive(Debug, Clone, Default)]
-pub struct Overlay {
+pub struct Overlay<'a> {
     /// Directory that the lower names are in.
     pub layers: PathBuf,
     /// Names in it, the uppermost first.
@@ -32,10 +31,10 @@ pub struct Overlay {
     /// Leave out every sync of the upper directory?
     pub volatile: bool,
     /// The ids of the lower directories are shown as this namespace maps them. The upper one has them as they are.
-    pub lower_ids: Option<Arc<UserNamespace>>,
+    pub lower_ids: Option<&'a UserNamespace>,
 }
 
-impl Overlay {
+impl Overlay<'_> {
     /// Mounts it nowhere; the mount ends with the handle unless it is attached.
     ///
     /// # Errors
@@ -57,7 +56,7 @@ impl Overlay {
         fsconfig_set_string(&context, "source", "overlay")?;
         let layers = short_path(&self.layers, LONGEST_VALUE - 64, &mut handles)?;
         for name in &self.lower {
-            match &self.lower_ids {
+            match self.lower_ids {
                 None => fsconfig_set_string(&context, "lowerdir+", layers.join(name))?,
                 Some(user) => {
                     let mapped = clone_mapped(&layers.join(name), user)?;

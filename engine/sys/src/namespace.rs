@@ -109,18 +109,38 @@ pub fn new_cgroup_namespace() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?)
 }
 
-/// Gives this (single-threaded) process clocks of its own. `offsets` are lines of a clock's name, seconds and nanoseconds,
-/// as `/proc/<pid>/timens_offsets` takes them.
+/// The place where offsets of new clocks are written. Opened by this (single-threaded) process while it is the host's root:
+/// in a user namespace it could not, and the kernel looks at who opened it.
+#[derive(Debug)]
+pub struct TimeOffsets(std::fs::File);
+
+impl TimeOffsets {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When the kernel has no such clocks.
+    pub fn open() -> io::Result<Self> {
+        std::fs::OpenOptions::new().write(true).open("/proc/self/timens_offsets").map(Self)
+    }
+
+    /// Gives the children of this process clocks of their own. `offsets` are lines of a clock's name, seconds and
+    /// nanoseconds, as `/proc/<pid>/timens_offsets` takes them.
+    ///
+    /// # Errors
+    /// As `unshare(2)` and the writing of that file: the kernel refuses clocks that it does not know.
+    pub fn make(mut self, offsets: &str) -> io::Result<()> {
+        // SAFETY: new clocks for children change neither memory nor descriptors.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWTIME) }?;
+        // In one piece, or the kernel refuses it.
+        if offsets.is_empty() { Ok(()) } else { io::Write::write_all(&mut self.0, offsets.as_bytes()) }
+    }
+}
+
+/// Takes the clocks that were made for children.
 ///
 /// # Errors
-/// As `unshare(2)`, `setns(2)` and the writing of that file: the kernel refuses clocks that it does not know.
-pub fn new_time_namespace(offsets: &str) -> io::Result<()> {
-    // SAFETY: new clocks for children change neither memory nor descriptors.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWTIME) }?;
-    if !offsets.is_empty() {
-        std::fs::write("/proc/self/timens_offsets", offsets)?;
-    }
-    // So far it is for children only.
+/// As `setns(2)`.
+pub fn enter_clocks_of_children() -> io::Result<()> {
     enter(Path::new("/proc/self/ns/time_for_children"), ThreadNameSpaceType::TIME.bits())
 }
 

@@ -308,6 +308,16 @@ pub fn wait_for(pid: u32) -> io::Result<Ended> {
     }
 }
 
+/// Kills every process of the group that this process leads.
+///
+/// # Errors
+/// `ESRCH` when there is none.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    // A group of 1 would be every process there is.
+    let group = i32::try_from(leader).ok().filter(|leader| *leader > 1).and_then(rustix::process::Pid::from_raw);
+    Ok(rustix::process::kill_process_group(group.ok_or(rustix::io::Errno::SRCH)?, rustix::process::Signal::KILL)?)
+}
+
 fn ended(status: rustix::process::WaitStatus) -> Option<Ended> {
     let signal = status.terminating_signal().map(Ended::Signal);
     status.exit_status().map(Ended::Code).or(signal)

@@ -1,16 +1,19 @@
 //! User namespaces: made with a map of ids, held by a descriptor, and used to map mounts and to own other namespaces.
 //!
 //! ## Design notes
-//! A thread of a process with several cannot enter a user namespace, and one that is made by a thread would be its own. So
-//! each is made with a short-lived child that does nothing but wait to be killed, and is kept by its handle.
+//! - A thread of a process with several cannot enter a user namespace, and one that is made by a thread would be its own. So
+//!   each is made with a short-lived child that does nothing but wait to be killed, and is kept by its handle.
+//! - The child has this process's memory, not a copy: that would be a millisecond for a daemon of 25 MB, and each page that
+//!   it writes meanwhile would have to be copied as well. So the child has a stack of its own, makes bare system calls, which
+//!   touch nothing of the thread that it shares its thread-local storage with, but for `errno` when one fails; that thread
+//!   waits for the child's word, and after that the child sleeps for good.
 
 #![expect(unsafe_code, reason = "a child that makes only system calls has no safe wrapper")]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::netns::Namespace;
 use crate::process;
@@ -57,24 +60,6 @@ impl UserNamespace {
         Ok((child.user()?, child.network()?))
     }
 
-    /// One to map mounts with; kept for the next who asks for the same.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn for_mounts(maps: Maps<'_>) -> io::Result<Arc<Self>> {
-        type Known = Option<((String, String), Arc<UserNamespace>)>;
-        static KNOWN: Mutex<Known> = Mutex::new(None);
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(((uids, gids), made)) = &*known
-            && (uids.as_str(), gids.as_str()) == (maps.uids, maps.gids)
-        {
-            return Ok(Arc::clone(made));
-        }
-        let made = Arc::new(Self::create(maps)?);
-        *known = Some(((maps.uids.to_owned(), maps.gids.to_owned()), Arc::clone(&made)));
-        Ok(made)
-    }
-
     /// One that is bound to a path.
     ///
     /// # Errors
@@ -119,19 +104,63 @@ impl UserNamespace {
 /// A child that waits to be killed.
 struct Waiting {
     pid: libc::pid_t,
+    /// It is in use until the child is gone.
+    _stack: Stack,
+}
+
+/// What the child is told. It lives until the child has given its word.
+struct Order {
+    join: Option<libc::c_int>,
+    told: libc::c_int,
+    parent: u32,
+}
+
+/// Memory for a child's stack, with a page below it that cannot be touched.
+struct Stack {
+    start: *mut libc::c_void,
+}
+
+impl Stack {
+    const BYTES: usize = 64 * 1024;
+    const GUARD_BYTES: usize = 64 * 1024;
+
+    fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: new memory, wherever the kernel has room.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), Self::GUARD_BYTES + Self::BYTES, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Self { start };
+        // SAFETY: the upper part of the memory that was just made.
+        let writable = unsafe {
+            libc::mprotect(stack.start.byte_add(Self::GUARD_BYTES), Self::BYTES, libc::PROT_READ | libc::PROT_WRITE)
+        };
+        if writable == 0 { Ok(stack) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// It grows downwards from here.
+    fn top(&self) -> *mut libc::c_void {
+        // SAFETY: one past the end of what was made.
+        unsafe { self.start.byte_add(Self::GUARD_BYTES + Self::BYTES) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the memory is this value's own, and its child is gone.
+        unsafe { libc::munmap(self.start, Self::GUARD_BYTES + Self::BYTES) };
+    }
 }
 
 impl Waiting {
     /// Into new namespaces, or into this user namespace and a new network namespace.
     fn start(flags: libc::c_int, join: Option<BorrowedFd<'_>>) -> io::Result<Self> {
-        let mut told: [libc::c_int; 2] = [-1; 2];
-        // SAFETY: the array has room for both ends.
-        if unsafe { libc::pipe2(told.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: both descriptors were just made and are nobody else's.
-        let (read, write) = unsafe { (OwnedFd::from_raw_fd(told[0]), OwnedFd::from_raw_fd(told[1])) };
-        let (join, write_fd) = (join.map(|fd| fd.as_raw_fd()), write.as_raw_fd());
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let stack = Stack::new()?;
+        let mut order =
+            Order { join: join.map(|fd| fd.as_raw_fd()), told: write.as_raw_fd(), parent: std::process::id() };
         // SAFETY: sets of signals are plain memory. With all blocked, no handler of this process runs in the child.
         let old = unsafe {
             let mut all = std::mem::zeroed();
@@ -140,23 +169,27 @@ impl Waiting {
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
             old
         };
-        // SAFETY: the child goes on with a copy of this stack, and makes nothing but system calls until it is killed, so it
-        // does not matter what other threads were doing. Without a signal at its end only `__WALL` waits for it.
-        let parent = std::process::id();
-        // SAFETY: as above.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
-        if pid == 0 {
-            // SAFETY: see above.
-            unsafe { wait_to_be_killed(join, write_fd, parent) }
-        }
-        let failed = io::Error::last_os_error();
+        // SAFETY: the child has a stack of its own, which outlives it, and makes nothing but bare system calls (see the
+        // design notes), so that it does not matter what other threads do. `order` outlives the child's use of it: this
+        // function returns after its word, or after its end. Without a signal at its end only `__WALL` waits for it.
+        let pid =
+            unsafe { libc::clone(wait_to_be_killed, stack.top(), libc::CLONE_VM | flags, (&raw mut order).cast()) };
+        let failed = (pid < 0).then(io::Error::last_os_error);
+        drop(write);
+        let mut code = [0_u8; 1];
+        let heard = match &failed {
+            None => rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut code)),
+            Some(_) => Ok(0),
+        };
+        // Not before its word: a handler might change the child's `errno`.
         // SAFETY: `old` was filled above.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut()) };
-        drop(write);
-        let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(failed)?;
-        let child = Self { pid };
-        let mut code = [0_u8; 1];
-        match (rustix::io::read(&read, &mut code)?, code[0]) {
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // Its end is waited for on every way out of here.
+        let child = Self { pid, _stack: stack };
+        match (heard?, code[0]) {
             (0, _) => Err(io::Error::other("the child that holds new namespaces died")),
             (_, 0) => Ok(child),
             (_, code) => Err(io::Error::from_raw_os_error(code.into())),
@@ -188,20 +221,21 @@ impl Drop for Waiting {
     }
 }
 
-/// The child's whole life.
-///
-/// # Safety
-/// For the child of a fork only.
-unsafe fn wait_to_be_killed(join: Option<libc::c_int>, told: libc::c_int, parent: u32) -> ! {
-    // SAFETY: plain system calls on descriptors that the fork copied.
+/// The child's whole life. Nothing but `syscall`: other functions of the C library keep notes in the thread's storage, which
+/// here is that of the parent's thread.
+extern "C" fn wait_to_be_killed(order: *mut libc::c_void) -> libc::c_int {
+    let failed = 1;
+    // SAFETY: the parent's thread keeps the order until it hears the word that is written below, and changes nothing of it.
+    let Order { join, told, parent } = unsafe { &*order.cast::<Order>() };
+    // SAFETY: plain system calls, on descriptors that the child has copies of.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         // Who was killed before that sends no signal any more.
-        if libc::getppid().cast_unsigned() != parent {
-            libc::_exit(1);
+        if libc::syscall(libc::SYS_getppid) != libc::c_long::from(*parent) {
+            return failed;
         }
         // Locks and ports of the parent are not to be held here, too.
-        let (low, high) = (told.min(join.unwrap_or(told)), told.max(join.unwrap_or(told)));
+        let (low, high) = ((*told).min(join.unwrap_or(*told)), (*told).max(join.unwrap_or(*told)));
         let close = |first: libc::c_int, last: libc::c_uint| {
             if first.cast_unsigned() <= last {
                 libc::syscall(libc::SYS_close_range, first.cast_unsigned(), last, 0);
@@ -210,20 +244,25 @@ unsafe fn wait_to_be_killed(join: Option<libc::c_int>, told: libc::c_int, parent
         close(0, low.cast_unsigned().saturating_sub(1));
         close(low + 1, high.cast_unsigned().saturating_sub(1));
         close(high + 1, libc::c_uint::MAX);
-        let joined =
-            join.is_none_or(|fd| libc::setns(fd, libc::CLONE_NEWUSER) == 0 && libc::unshare(libc::CLONE_NEWNET) == 0);
+        let joined = join.is_none_or(|fd| {
+            libc::syscall(libc::SYS_setns, fd, libc::CLONE_NEWUSER) == 0
+                && libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNET) == 0
+        });
         let code = if joined { 0 } else { u8::try_from(*libc::__errno_location()).unwrap_or(u8::MAX) };
-        if libc::write(told, (&raw const code).cast(), 1) != 1 {
-            libc::_exit(1);
+        if libc::syscall(libc::SYS_write, *told, (&raw const code), 1) != 1 {
+            return failed;
         }
         loop {
-            libc::pause();
+            // For nothing and without a limit; every signal but the last one is blocked.
+            libc::syscall(libc::SYS_ppoll, 0, 0, 0, 0, 0);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::FromRawFd;
+
     use super::*;
     use crate::testing::root;
 
@@ -249,6 +288,32 @@ mod tests {
         }
         crate::netns::unbind(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    /// The child shares this process's memory: whatever other threads do meanwhile, and how many of these there are.
+    #[test]
+    fn many_are_made_at_once_and_leave_this_process_as_it_was() {
+        if !root() {
+            return;
+        }
+        let dumpable = || rustix::process::dumpable_behavior().unwrap();
+        let before = dumpable();
+        let work = |number: usize| {
+            for round in 0..20 {
+                let (user, first) = UserNamespace::create_with_network(MAPS).unwrap();
+                let second = user.new_network().unwrap();
+                assert_ne!(first.identity().unwrap(), second.identity().unwrap());
+                let noise: Vec<String> = (0..100).map(|word| format!("{number} {round} {word}")).collect();
+                assert!(noise.iter().enumerate().all(|(word, text)| text.ends_with(&format!(" {word}"))));
+                // A failure is told as what it is.
+                let refused = Waiting::start(0, Some(first.as_fd())).err().unwrap();
+                assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..4).for_each(|number| drop(scope.spawn(move || work(number))));
+        });
+        assert_eq!(dumpable(), before);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The life of containers.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use shoal_engine::container::{ListOptions, OutputKind, RemoveOptions, StopOptions, WaitCondition};
@@ -570,6 +571,70 @@ pub(crate) async fn devices_of_vendors_are_given(host: Host) -> Host {
         let failure = containers.start(&id).await.unwrap_err();
         assert!(failure.message.contains(text), "{failure}");
     }
+    host
+}
+
+pub(crate) async fn a_hook_that_never_ends_holds_up_nobody(host: Host) -> Host {
+    let folder = host.folder.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let mut host = host;
+    host.options.containers.cdi_folders = vec![folder.clone()];
+    let host = host.reopen().await;
+    let begun = host.folder.path().join("begun");
+    let device = |kind: &str| {
+        let script = format!("touch {}; sleep 100000 & wait", begun.display());
+        format!(
+            "- name: {kind}\n  containerEdits:\n    hooks: [{{hookName: {kind}, path: /bin/sh, args: [sh, -c, '{script}']}}]\n"
+        )
+    };
+    let devices: String = ["createRuntime", "poststart", "poststop"].map(device).concat();
+    std::fs::write(folder.join("toy.yaml"), format!("cdiVersion: 0.6.0\nkind: example.com/toy\ndevices:\n{devices}"))
+        .unwrap();
+    let with = |kind: &str| {
+        let ids = Some(vec![format!("example.com/toy={kind}")]);
+        let request = DeviceRequest { driver: "cdi".to_owned(), device_ids: ids, ..DeviceRequest::default() };
+        host_config(|host| host.device_requests = Some(vec![request]))
+    };
+    let containers = host.engine.containers();
+    let force = RemoveOptions { force: true, ..RemoveOptions::default() };
+    let patience = StopOptions { timeout_s: Some(1), ..StopOptions::default() };
+    for kind in ["createRuntime", "poststart"] {
+        for verb in ["kill", "stop", "remove"] {
+            let id = host.create("", &["sleep", "100"], with(kind)).await;
+            let unwanted = async {
+                host.until("the hook runs", async || begun.exists()).await;
+                match verb {
+                    "kill" => containers.kill(&id, None).await,
+                    "stop" => containers.stop(&id, patience.clone()).await,
+                    _ => containers.remove(&id, force).await,
+                }
+            };
+            let (started, ended) = tokio::join!(containers.start(&id), unwanted);
+            assert_eq!(ended, Ok(()), "{kind} {verb}");
+            let failure = started.unwrap_err();
+            assert!(failure.message.contains("given up"), "{kind} {verb}: {failure}");
+            std::fs::remove_file(&begun).unwrap();
+            if verb != "remove" {
+                assert_eq!(host.status(&id).await, "created", "{kind} {verb}");
+                containers.remove(&id, RemoveOptions::default()).await.unwrap();
+            }
+        }
+    }
+    for verb in ["kill", "stop", "remove"] {
+        let id = host.create("", &["sleep", "100"], with("poststop")).await;
+        containers.start(&id).await.unwrap();
+        let ended = match verb {
+            "kill" => containers.kill(&id, None).await,
+            "stop" => containers.stop(&id, patience.clone()).await,
+            _ => containers.remove(&id, force).await,
+        };
+        assert_eq!(ended, Ok(()), "{verb}");
+        std::fs::remove_file(&begun).unwrap();
+        if verb != "remove" {
+            containers.remove(&id, RemoveOptions::default()).await.unwrap();
+        }
+    }
+    assert_eq!(host.cgroup_left(), Vec::<PathBuf>::new());
     host
 }
 

@@ -357,3 +357,20 @@ pub(crate) async fn slow_readers_lose_nothing(host: Host) -> Host {
     check(read_all(streams.output).await);
     host
 }
+
+pub(crate) async fn execs_read_the_specification_once(host: Host) -> Host {
+    let id = host.start("kept", &["sleep", "1000"]).await;
+    let folder = host.options.exec_root.join("shim").join(&id);
+    let (file, aside) = (folder.join("config.json"), folder.join("aside.json"));
+    let look = "grep CapEff /proc/self/status";
+    std::fs::rename(&file, &aside).unwrap();
+    let first = host.exec(&id, look).await;
+    assert!(first.contains("00000000a80425fb"), "{first}");
+    // Another daemon looks once.
+    std::fs::rename(&aside, &file).unwrap();
+    let host = host.reopen().await;
+    assert_eq!(host.exec(&id, look).await, first);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(host.exec(&id, look).await, first);
+    host
+}

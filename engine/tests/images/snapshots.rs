@@ -268,7 +268,7 @@ fn containers_that_need_no_sync_start_again() {
     let options = PrepareOptions { volatile: true, ..PrepareOptions::default() };
     let mount = fixture.snapshots.prepare("c1", &fixture.chain, options).unwrap();
     for _ in 0..3 {
-        drop(mount.open().unwrap().unwrap());
+        drop(mount.open(None).unwrap().unwrap());
     }
 }
 

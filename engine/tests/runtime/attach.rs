@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shoal_engine::logs::remote::Buffer;
 use shoal_engine::shim::client::{AttachEvent, AttachOptions};
 use shoal_engine::shim::config::{LogFile, LogSink, WindowSize};
 
@@ -93,6 +94,7 @@ fn a_stuck_client_stops_nothing(backend: Backend) {
         config.log = LogSink::JsonFile {
             file: LogFile { path: path.clone(), max_size_bytes: None, max_file: 1, compress: false },
             attributes: Vec::new(),
+            buffer: Buffer::Blocking,
         };
     });
     let running = created.unwrap();

@@ -46,15 +46,16 @@ impl<'a> Box<'a> {
         args: &[&str],
         change: impl FnOnce(&mut ExecConfig, &mut ContainerUser, &mut String),
     ) -> Result<Shim, ShimError> {
-        let built = spec::build(&self.input).unwrap().spec;
+        let basis = spec::ExecBasis::read(&self.running.dir.join("config.json")).unwrap();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let (mut user, mut cwd) = (ContainerUser::default(), "/".to_owned());
-        let process = spec::exec_process(&built, &args, &self.input.env, "/", &user, (false, false)).unwrap();
+        let process = spec::exec_process(&basis, &args, &self.input.env, "/", &user, (false, false)).unwrap();
         let id = format!("e{}", self.running.dir.join("..").read_dir().unwrap().count());
         let mut config = ExecConfig {
             id: id.clone(),
             container_dir: self.running.dir.clone(),
             process,
+            personality: basis.personality(),
             console_size: None,
             open_stdin: false,
             privileged: false,
@@ -62,7 +63,7 @@ impl<'a> Box<'a> {
         change(&mut config, &mut user, &mut cwd);
         let terminal = config.console_size.is_some();
         config.process =
-            spec::exec_process(&built, &args, &self.input.env, &cwd, &user, (terminal, config.privileged)).unwrap();
+            spec::exec_process(&basis, &args, &self.input.env, &cwd, &user, (terminal, config.privileged)).unwrap();
         self.sandbox.wait_for(Shim::spawn_exec(&self.sandbox.program, &self.sandbox.shim_dir(&id), &config))
     }
 
@@ -71,15 +72,16 @@ impl<'a> Box<'a> {
         args: &[&str],
         change: impl FnOnce(&mut oci_spec::runtime::Process),
     ) -> Result<Shim, ShimError> {
-        let built = spec::build(&self.input).unwrap().spec;
+        let basis = spec::ExecBasis::read(&self.running.dir.join("config.json")).unwrap();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let user = ContainerUser::default();
-        let mut process = spec::exec_process(&built, &args, &self.input.env, "/", &user, (false, false)).unwrap();
+        let mut process = spec::exec_process(&basis, &args, &self.input.env, "/", &user, (false, false)).unwrap();
         change(&mut process);
         let config = ExecConfig {
             id: "profile".to_owned(),
             container_dir: self.running.dir.clone(),
             process,
+            personality: basis.personality(),
             console_size: None,
             open_stdin: false,
             privileged: false,

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use oci_spec::runtime::Hooks;
 use serde_json::{Value, json};
-use shoal_engine::shim::client::ShimError;
+use shoal_engine::runtime::spec;
+use shoal_engine::shim::client::{Shim, ShimError};
+use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{Backend, Running, Sandbox, assert_gone, eventually};
 
@@ -14,6 +16,9 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("hooks::each_kind_runs_in_its_place", each_kind_runs_in_its_place),
     ("hooks::one_that_fails_ends_the_start", one_that_fails_ends_the_start),
     ("hooks::one_that_takes_too_long_is_ended", one_that_takes_too_long_is_ended),
+    ("hooks::one_that_never_ends_can_be_given_up", one_that_never_ends_can_be_given_up),
+    ("hooks::one_after_the_end_that_never_ends_is_killed", one_after_the_end_that_never_ends_is_killed),
+    ("hooks::one_that_never_ends_ends_with_the_daemon", one_that_never_ends_ends_with_the_daemon),
 ];
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -194,4 +199,126 @@ fn one_that_takes_too_long_is_ended(backend: Backend) {
         let error = create(&sandbox, "true", &[(*kind, vec![slow])].into()).err().unwrap().to_string();
         assert!(error.contains("hook") || error.contains("timeout"), "{kind}: {error}");
     }
+}
+
+/// A hook that never ends, with a process of its own beside it, and whether they are there.
+struct Endless {
+    sandbox: Sandbox,
+    seconds: String,
+    is_inside: bool,
+}
+
+impl Endless {
+    fn new(backend: Backend, kind: &str) -> Self {
+        // Found again by a number that no other process has among its words.
+        let seconds = (500_000_000 + std::process::id()).to_string();
+        Self { sandbox: sandbox(backend), seconds, is_inside: kind == "startContainer" }
+    }
+
+    fn hook(&self) -> Value {
+        let notes = if self.is_inside { "/notes".into() } else { self.sandbox.rootfs().join("notes") };
+        let script = format!("sleep {} & echo > {}/begun; wait", self.seconds, notes.display());
+        json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]})
+    }
+
+    async fn has_begun(&self) {
+        while !self.sandbox.rootfs().join("notes/begun").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        let words = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let number = self.seconds.as_bytes();
+        fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .any(|entry| words(entry).windows(number.len()).any(|part| part == number))
+    }
+
+    /// Creates and starts a container with this hook, which is given up as soon as the hook runs.
+    fn give_up(&self, kind: &str) -> Result<Shim, ShimError> {
+        let (input, dir, mut built, config) = self.container(kind);
+        let hooks: Hooks = serde_json::from_value(json!({kind: [self.hook()]})).unwrap();
+        built.spec.set_hooks(Some(hooks));
+        let given_up = CancellationToken::new();
+        let result = self.sandbox.wait_for(async {
+            let start = async {
+                let shim = Shim::spawn_unless(&self.sandbox.program, &dir, &config, built, &given_up).await?;
+                shim.start_unless(&given_up).await.map(|()| shim)
+            };
+            tokio::join!(start, async {
+                self.has_begun().await;
+                given_up.cancel();
+            })
+            .0
+        });
+        if result.is_err() {
+            assert_gone(&input.cgroup);
+        }
+        result
+    }
+
+    fn container(
+        &self,
+        kind: &str,
+    ) -> (spec::SpecInput, std::path::PathBuf, spec::BuiltSpec, shoal_engine::shim::config::ShimConfig) {
+        let script = if kind == "poststop" { "true" } else { "exec sleep 1000" };
+        let input = self.sandbox.input(&["sh", "-c", script]);
+        let (dir, built) = (self.sandbox.shim_dir(&input.id), spec::build(&input).unwrap());
+        let config = self.sandbox.config(&input);
+        (input, dir, built, config)
+    }
+}
+
+fn one_that_never_ends_can_be_given_up(backend: Backend) {
+    for kind in &KINDS[..5] {
+        let endless = Endless::new(backend, kind);
+        match endless.give_up(kind) {
+            Err(error) => {
+                let told = error.to_string();
+                assert!(told.contains("given up") || backend != Backend::Builtin, "{kind}: {told}");
+            }
+            // runc does not wait for what runs in the container.
+            Ok(shim) => {
+                assert!(backend == Backend::Runc && *kind == "startContainer", "{kind}");
+                endless.sandbox.wait_for(shim.signal(9, true)).unwrap();
+                endless.sandbox.wait_for(shim.wait()).unwrap();
+            }
+        }
+        eventually(&format!("nothing of the {kind} hook is left"), || !endless.is_there());
+    }
+}
+
+fn one_after_the_end_that_never_ends_is_killed(backend: Backend) {
+    let endless = Endless::new(backend, "poststop");
+    let running = create(&endless.sandbox, "true", &[("poststop", vec![endless.hook()])].into()).unwrap();
+    let exit = endless.sandbox.wait_for(async {
+        running.shim.start().await.unwrap();
+        endless.has_begun().await;
+        // Meanwhile the shim serves everybody.
+        running.shim.status().await.unwrap();
+        // The process itself is gone.
+        running.shim.signal(9, false).await.unwrap_err();
+        running.shim.wait().await.unwrap()
+    });
+    assert_eq!(exit.code, 0, "the end of the hook is not that of the container");
+    assert_gone(&running.cgroup);
+    eventually("nothing of the hook is left", || !endless.is_there());
+}
+
+fn one_that_never_ends_ends_with_the_daemon(backend: Backend) {
+    let endless = Endless::new(backend, "createRuntime");
+    let (input, dir, mut built, config) = endless.container("createRuntime");
+    let hooks: Hooks = serde_json::from_value(json!({"createRuntime": [endless.hook()]})).unwrap();
+    built.spec.set_hooks(Some(hooks));
+    endless.sandbox.wait_for(async {
+        tokio::select! {
+            _ = Shim::spawn(&endless.sandbox.program, &dir, &config, built) => panic!("it was made"),
+            // The end of the wait is the end of the connection, as with a daemon that is killed.
+            () = endless.has_begun() => {}
+        }
+    });
+    assert_gone(&input.cgroup);
+    eventually("nothing of the hook is left", || !endless.is_there());
 }

@@ -1,5 +1,8 @@
 //! From creation to the end.
 
+use std::path::Path;
+
+use shoal_engine::logs::remote::Buffer;
 use shoal_engine::runtime::spec::{MountInput, MountKind, SpecInput};
 use shoal_engine::shim::client::{AttachOptions, Shim};
 use shoal_engine::shim::config::{ExitRecord, LogFile, LogSink};
@@ -18,6 +21,8 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("lifecycle::a_shim_out_of_reach_is_not_lost", a_shim_out_of_reach_is_not_lost),
     ("lifecycle::it_outlives_its_daemon", it_outlives_its_daemon),
     ("lifecycle::pause_and_resume", pause_and_resume),
+    ("lifecycle::a_log_that_hangs_holds_up_only_who_wants_that", a_log_that_hangs_holds_up_only_who_wants_that),
+    ("lifecycle::a_log_beside_the_shim_is_whole", a_log_beside_the_shim_is_whole),
     ("lifecycle::the_log_is_whole", the_log_is_whole),
     ("lifecycle::init_reaps_and_forwards", init_reaps_and_forwards),
     ("lifecycle::a_long_path_is_no_trouble", a_long_path_is_no_trouble),
@@ -215,6 +220,7 @@ fn the_log_is_whole(backend: Backend) {
             config.log = LogSink::JsonFile {
                 file: LogFile { path, max_size_bytes: None, max_file: 1, compress: false },
                 attributes: Vec::new(),
+                buffer: Buffer::Blocking,
             };
         })
         .unwrap();
@@ -222,7 +228,73 @@ fn the_log_is_whole(backend: Backend) {
         running.shim.start().await.unwrap();
         running.shim.wait().await.unwrap();
     });
-    let log = std::fs::read_to_string(&path).unwrap();
+    assert_seq_is_logged(&std::fs::read_to_string(&path).unwrap());
+}
+
+/// A file that takes nothing makes a container wait, unless it is not to: then its lines are lost.
+fn a_log_that_hangs_holds_up_only_who_wants_that(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let path = sandbox.dir.path().join("log");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    // For reading, too: opening it does not wait then.
+    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let run = |buffer: Buffer| {
+        let input = sandbox.input(&["sh", "-c", "seq 300000; echo last >/done; exit 3"]);
+        let running = sandbox.create_with(&input, |config| {
+            let file = LogFile { path: path.clone(), max_size_bytes: None, max_file: 1, compress: false };
+            config.log = LogSink::JsonFile { file, attributes: Vec::new(), buffer };
+        });
+        let running = running.unwrap();
+        sandbox.wait_for(running.shim.start()).unwrap();
+        running
+    };
+    let done = sandbox.rootfs().join("done");
+    let dropping = run(Buffer::Dropping { max_bytes: 65536 });
+    eventually("the program has gone on", || done.exists());
+    assert_eq!(sandbox.wait_for(dropping.shim.wait()).unwrap().code, 3);
+    std::fs::remove_file(&done).unwrap();
+    let blocking = run(Buffer::Blocking);
+    // As much of it as there is room for can be read; nothing else lets it go on.
+    let mut read = 0;
+    let mut piece = vec![0; 1 << 16];
+    while !done.exists() {
+        read += std::io::Read::read(&mut file, &mut piece).unwrap();
+    }
+    assert!(read > 300_000 * 60, "the whole log was written: {read}");
+    std::thread::spawn(move || while std::io::Read::read(&mut file, &mut piece).is_ok_and(|count| count > 0) {});
+    assert_eq!(sandbox.wait_for(blocking.shim.wait()).unwrap().code, 3);
+}
+
+fn a_log_beside_the_shim_is_whole(backend: Backend) {
+    let sandbox = Sandbox::new(backend);
+    let path = sandbox.dir.path().join("x-json.log");
+    let run = |path: &Path, compress: bool| {
+        let input = sandbox.input(&["sh", "-c", "seq 20000; echo err >&2; printf end"]);
+        let running = sandbox.create_with(&input, |config| {
+            let file = LogFile { path: path.to_owned(), max_size_bytes: Some(200_000), max_file: 30, compress };
+            let buffer = Buffer::Dropping { max_bytes: 16 << 20 };
+            config.log = LogSink::JsonFile { file, attributes: Vec::new(), buffer };
+        });
+        let running = running.unwrap();
+        sandbox.wait_for(async {
+            running.shim.start().await.unwrap();
+            running.shim.wait().await.unwrap();
+        });
+    };
+    run(&path, false);
+    let older = (1..30).rev().map(|number| path.with_extension(format!("log.{number}"))).filter(|path| path.exists());
+    let files: Vec<_> = older.chain([path.clone()]).collect();
+    assert!(files.len() > 5, "it was rotated: {files:?}");
+    let log: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    assert_seq_is_logged(&log);
+    let packed = sandbox.dir.path().join("packed.log");
+    run(&packed, true);
+    let number = |number: u32, end: &str| packed.with_extension(format!("log.{number}{end}"));
+    assert!((1..=files.len() as u32 - 1).all(|n| number(n, ".gz").exists() && !number(n, "").exists()));
+}
+
+/// The log of a container that has counted to 20000, said `err`, and ended in the middle of a line.
+fn assert_seq_is_logged(log: &str) {
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |stream: &str| -> String {
         let wanted = lines.iter().filter(|line| line["stream"] == stream);

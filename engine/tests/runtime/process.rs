@@ -7,6 +7,7 @@ use serde_json::json;
 use shoal_engine::runtime::seccomp::Profile;
 use shoal_engine::runtime::spec::SeccompChoice;
 use shoal_engine::shim::client::{AttachEvent, AttachOptions};
+use shoal_engine_sys::user_namespace::{Maps, UserNamespace};
 
 use super::exec::Box;
 use super::lifecycle::with_init;
@@ -17,6 +18,11 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("process::an_exec_is_what_its_process_says", an_exec_is_what_its_process_says),
     ("process::scheduling_and_personality_are_as_asked", scheduling_and_personality_are_as_asked),
     ("process::clocks_can_be_its_own", clocks_can_be_its_own),
+    ("process::clocks_can_be_its_own_in_a_user_namespace", clocks_can_be_its_own_in_a_user_namespace),
+    (
+        "process::a_scheduler_that_forks_do_not_inherit_reaches_the_program",
+        a_scheduler_that_forks_do_not_inherit_reaches_the_program,
+    ),
     ("process::what_is_not_done_is_refused", what_is_not_done_is_refused),
     ("process::signals_reach_the_program", signals_reach_the_program),
     ("process::the_first_process_is_the_kernels_own_case", the_first_process_is_the_kernels_own_case),
@@ -186,6 +192,98 @@ fn clocks_can_be_its_own(backend: Backend) {
         assert_ne!(lines[3], own.to_str().unwrap());
     }
     assert_eq!(seen.lines().next_back(), again.lines().next_back(), "an exec has the same");
+}
+
+/// A container in a user namespace has its root from there, and its clocks.
+fn clocks_can_be_its_own_in_a_user_namespace(backend: Backend) {
+    if backend != Backend::Builtin {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let place = sandbox.dir.path().join("user");
+    let user = UserNamespace::create(Maps { uids: "0 300000 65536\n", gids: "0 300000 65536\n" }).unwrap();
+    user.bind(&place).unwrap();
+    let look = "cat /proc/self/timens_offsets | tr -s ' '; cut -d. -f1 /proc/uptime; id -u";
+    let created = sandbox.create_from(
+        &sandbox.input(&["sh", "-c", look]),
+        |_| {},
+        |spec| {
+            let linux = spec.linux_mut().as_mut().unwrap();
+            let mut namespaces = linux.namespaces().clone().unwrap();
+            namespaces.push(serde_json::from_value(json!({"type": "time"})).unwrap());
+            namespaces.push(serde_json::from_value(json!({"type": "user", "path": place})).unwrap());
+            let offsets = json!({"monotonic": {"secs": 1000, "nanosecs": 5}, "boottime": {"secs": 100_000_000}});
+            linux.set_namespaces(Some(namespaces)).set_time_offsets(serde_json::from_value(offsets).unwrap());
+        },
+    );
+    shoal_engine_sys::netns::unbind(&place).unwrap();
+    let running = created.unwrap();
+    let took = running.shim.took().unwrap();
+    let total_ns = took.clone_ns + took.specification_ns + took.cgroup_ns + took.mounts_ns + took.user_ns;
+    assert!(total_ns < 900_000_000_000, "the change of clocks was taken for time: {took:?}");
+    let outcome = sandbox.finish(&running);
+    let lines: Vec<&str> = outcome.stdout.lines().map(str::trim).collect();
+    assert_eq!(lines[..2], ["monotonic 1000 5", "boottime 100000000 0"], "{outcome:?}");
+    assert!(lines[2].parse::<u64>().unwrap() > 100_000_000 && lines[3] == "0", "{outcome:?}");
+}
+
+/// A process of the deadline scheduler may not fork, and that of one which is reset by a fork is lost by it: neither may come
+/// before the program.
+fn a_scheduler_that_forks_do_not_inherit_reaches_the_program(backend: Backend) {
+    if backend != Backend::Builtin {
+        return;
+    }
+    let sandbox = Sandbox::new(backend);
+    let deadline =
+        json!({"policy": "SCHED_DEADLINE", "runtime": 5_000_000, "deadline": 100_000_000, "period": 100_000_000});
+    let reset = json!({"policy": "SCHED_BATCH", "nice": -5, "flags": ["SCHED_RESET_ON_FORK"]});
+    let look = ["cut", "-d", " ", "-f", "19,41", "/proc/self/stat"];
+    for (scheduler, number) in [(&deadline, "0 6\n"), (&reset, "-5 3\n")] {
+        let sandbox = Sandbox::new(backend);
+        let set = |process: &mut Process| {
+            process.set_scheduler(serde_json::from_value(scheduler.clone()).unwrap());
+        };
+        for input in [sandbox.input(&look), with_init(&sandbox, &look)] {
+            let created = sandbox.create_from(&input, |_| {}, |spec| set(spec.process_mut().as_mut().unwrap()));
+            assert_eq!(sandbox.finish(&created.unwrap()).stdout, number, "{scheduler}");
+        }
+        let input = sandbox.input(&["sleep", "100"]);
+        let created = sandbox.create(&input).unwrap();
+        sandbox.wait_for(created.shim.start()).unwrap();
+        let container = Box::around(&sandbox, input, created);
+        let shim = container.prepare_process(&look, set).unwrap();
+        let outcome = sandbox.wait_for(async {
+            let attachment = shim.attach(AttachOptions::default()).await.unwrap();
+            shim.start().await.unwrap();
+            read_all(attachment.output).await
+        });
+        assert_eq!(outcome.stdout, number, "{outcome:?}");
+    }
+    let hooks = json!({"startContainer": [{"path": "/bin/true"}]});
+    let refused = sandbox.create_from(
+        &sandbox.input(&["true"]),
+        |_| {},
+        |spec| {
+            spec.set_hooks(Some(serde_json::from_value(hooks).unwrap()));
+            let process = spec.process_mut().as_mut().unwrap();
+            process.set_scheduler(serde_json::from_value(deadline.clone()).unwrap());
+        },
+    );
+    assert!(refused.err().unwrap().to_string().contains("deadline scheduler"));
+    // There nobody has the right to set it.
+    let refused = sandbox.create_from(
+        &sandbox.input(&["true"]),
+        |_| {},
+        |spec| {
+            let linux = spec.linux_mut().as_mut().unwrap();
+            let mut namespaces = linux.namespaces().clone().unwrap();
+            namespaces.push(serde_json::from_value(json!({"type": "user", "path": "/proc/self/ns/user"})).unwrap());
+            linux.set_namespaces(Some(namespaces));
+            let process = spec.process_mut().as_mut().unwrap();
+            process.set_scheduler(serde_json::from_value(deadline.clone()).unwrap());
+        },
+    );
+    assert!(refused.err().unwrap().to_string().contains("in a user namespace"));
 }
 
 /// What a container says from its start until these words.

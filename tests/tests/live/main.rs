@@ -11,6 +11,7 @@ mod killed;
 mod package;
 mod parity;
 mod refuse;
+mod remap;
 mod repair;
 mod service;
 mod survive;

@@ -229,7 +229,7 @@ fn switch(given: &Given, name: &str) -> Result<Option<bool>, Failure> {
     }
 }
 
-/// What waits for a service. A file is always written at once: the kernel's cache takes it without waiting for the disk.
+/// What waits for a service, or for a file.
 fn buffer(given: &Given) -> Result<Buffer, Failure> {
     let size = given.get("max-buffer-size");
     match given.get("mode").map(String::as_str) {

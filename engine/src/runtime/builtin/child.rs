@@ -4,26 +4,27 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, LinuxResources, LinuxTimeOffset, Process, Spec};
 use shoal_engine_sys::fs::Directory;
+use shoal_engine_sys::namespace::TimeOffsets;
 use shoal_engine_sys::process::Fork;
 use shoal_engine_sys::user_namespace::UserNamespace;
 use shoal_engine_sys::{namespace, process, pty};
-use shoal_kit::clock::{Clock, SystemClock};
-use shoal_proto::time::Timestamp;
 
 use super::rootfs::{self, Root, attach, clone_handle};
 use super::stage::Stage;
+use super::watch::Watch;
 use super::{Namespaces, cannot};
 use crate::cgroup::{self, Cgroup};
 use crate::runtime::bundle::{INIT_ANNOTATION, resource_number};
-use crate::runtime::confine::{apply_to_self, set_personality, take_pipes};
+use crate::runtime::confine::{apply_to_self, last_scheduler, may_fork, set_personality, take_pipes};
 use crate::runtime::exec::{connect, read_filter};
 use crate::runtime::launch::Launch;
 use crate::runtime::{ChildStreams, Outcome, hooks, tell};
 use crate::shim::config::{SPEC_FILE, ShimConfig};
-use crate::shim::protocol::{FailureKind, RuntimeFailure, Took};
+use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// The pipes between it and the shim.
 pub(super) struct Pipes {
@@ -55,7 +56,7 @@ pub(super) fn run(
     namespaces: &Namespaces,
     streams: ChildStreams,
     mut pipes: Pipes,
-    ordered: Timestamp,
+    ordered: Duration,
 ) -> ! {
     let mut watch = Watch::new(ordered);
     let launch = match build(dir, config, namespaces, streams, &mut pipes, &mut watch) {
@@ -75,28 +76,6 @@ pub(super) fn run(
     launch.run()
 }
 
-/// Notes how long each step takes.
-struct Watch {
-    last: Timestamp,
-    took: Took,
-}
-
-impl Watch {
-    /// Begins in the new process, which was asked for at `ordered`.
-    fn new(ordered: Timestamp) -> Self {
-        let mut watch = Self { last: ordered, took: Took::default() };
-        watch.took.clone_ns = watch.lap();
-        watch
-    }
-
-    /// Nanoseconds since the last lap.
-    fn lap(&mut self) -> u64 {
-        let now = SystemClock.now();
-        let since = now.since(std::mem::replace(&mut self.last, now));
-        u64::try_from(since.as_nanos()).unwrap_or_default()
-    }
-}
-
 /// The last steps, and the hooks that come before them.
 fn build(
     dir: &Path,
@@ -113,7 +92,7 @@ fn build(
     refuse_unsupported(oci, linux, namespaces.user.is_some())?;
     rootfs::check(linux)?;
     let report = pipes.report_end.try_clone().map_err(|error| cannot("keep the pipe for reports", &error))?;
-    let mut launch = Launch::new(oci, read_filter(dir)?, report)?;
+    let mut launch = Launch::new(oci, read_filter(dir)?, report)?.with_last_scheduler(oci);
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key(INIT_ANNOTATION)) {
         let single = process::SingleThread::prove().map_err(|error| cannot("be an init", &error))?;
         launch = launch.below_init(single);
@@ -132,20 +111,34 @@ fn build(
     join_namespaces(namespaces)?;
     let root = match &namespaces.user {
         None => {
-            own_namespaces(namespaces, &spec, linux)?;
+            if let Some(offsets) = time_offsets(namespaces, linux)? {
+                watch.pause();
+                own_clocks(&offsets).map_err(|error| cannot("make a time namespace", &error))?;
+                watch.go_on();
+            }
+            own_namespaces(namespaces, &spec)?;
             Root::mount(config, &spec, linux)?
         }
         Some(path) => {
             set_limits(oci)?;
-            Stage::set(config, &spec, linux)?;
-            enter_user_namespace(path, namespaces, pipes.number_end.take())?;
-            own_namespaces(namespaces, &spec, linux)?;
+            let user = UserNamespace::open(path)
+                .map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
+            Stage::set(config, &spec, linux, &user)?;
+            watch.pause();
+            enter_user_namespace(&user, namespaces, time_offsets(namespaces, linux)?, pipes.number_end.take())?;
+            watch.go_on();
+            own_namespaces(namespaces, &spec)?;
             Root::of_stage(Stage::found().map_err(|error| cannot("find the host's mounts again", &error))?)?
         }
     };
     rustix::process::setsid().map_err(|error| cannot("begin a session", &error.into()))?;
     root.furnish(config, &spec, linux)?;
     if let Some(hooks) = spec.hooks() {
+        if hooks.start_container().is_some() && !may_fork(oci) {
+            let text =
+                "startContainer hooks cannot be run by a process of the deadline scheduler, which may have no children";
+            return Err(RuntimeFailure::new(FailureKind::CannotApply, text));
+        }
         run_hooks(dir, config, &spec, hooks, pipes)?;
         launch = launch.after_hooks(hooks, &config.id, dir, spec.annotations());
     }
@@ -181,7 +174,7 @@ fn run_hooks(dir: &Path, config: &ShimConfig, spec: &Spec, hooks: &Hooks, pipes:
         pid: Some(std::process::id()),
         annotations: spec.annotations().as_ref(),
     };
-    hooks::run("createContainer", hooks.create_container().as_deref(), &state)
+    hooks::run("createContainer", hooks.create_container().as_deref(), &state, None)
 }
 
 pub(crate) fn read_spec(dir: &Path) -> Result<Spec, RuntimeFailure> {
@@ -198,6 +191,7 @@ pub(super) fn refuse_unsupported(oci: &Process, linux: &Linux, joins_user: bool)
         ("an SELinux label", label(oci.selinux_label()) || label(linux.mount_label())),
         ("CPU affinity of execs", oci.exec_cpu_affinity().is_some()),
         ("user mappings", maps),
+        ("a scheduler that children do not inherit, in a user namespace", joins_user && last_scheduler(oci).is_some()),
         ("Intel RDT", linux.intel_rdt().is_some()),
         ("network devices", linux.net_devices().is_some()),
         ("a memory policy", linux.memory_policy().is_some()),
@@ -235,9 +229,15 @@ fn join_namespaces(namespaces: &Namespaces) -> Result<(), RuntimeFailure> {
 
 /// Goes into the user namespace and makes the new ones there, with the rights of the host no more. Returns in a second child,
 /// which is the shim's own and in the right PID namespace: this one's own cannot change, and ends.
-fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: Option<OwnedFd>) -> Result<(), RuntimeFailure> {
-    let user =
-        UserNamespace::open(path).map_err(|error| cannot(&format!("open the user namespace {path:?}"), &error))?;
+fn enter_user_namespace(
+    user: &UserNamespace,
+    namespaces: &Namespaces,
+    time_offsets: Option<String>,
+    number: Option<OwnedFd>,
+) -> Result<(), RuntimeFailure> {
+    let no_clocks = |error: io::Error| cannot("make a time namespace", &error);
+    let clocks = time_offsets.map(|offsets| TimeOffsets::open().map(|place| (place, offsets)));
+    let clocks = clocks.transpose().map_err(no_clocks)?;
     if let Some(path) = &namespaces.joined_pid {
         // Counts for children only.
         namespace::enter(path, LinuxNamespaceType::Pid as u32)
@@ -247,6 +247,10 @@ fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: Option<Own
     let new_pid = namespaces.new & LinuxNamespaceType::Pid as u32;
     let rest = namespaces.new & !new_pid;
     namespace::new_namespaces(rest).map_err(|error| cannot("make the container's namespaces", &error))?;
+    if let Some((place, offsets)) = clocks {
+        // The second child has them from the beginning.
+        place.make(&offsets).map_err(no_clocks)?;
+    }
     let forked = process::SingleThread::prove().and_then(|single| single.fork_sibling_into(new_pid));
     match forked.map_err(|error| cannot("make the container's first process", &error))? {
         // With its end of the pipe: should the first die before it tells, the shim hears that.
@@ -261,21 +265,34 @@ fn enter_user_namespace(path: &Path, namespaces: &Namespaces, number: Option<Own
     }
 }
 
-/// Makes the cgroup namespace, and gives names to the new ones.
-fn own_namespaces(namespaces: &Namespaces, spec: &Spec, linux: &Linux) -> Result<(), RuntimeFailure> {
-    if namespaces.new_cgroup {
-        namespace::new_cgroup_namespace().map_err(|error| cannot("make a cgroup namespace", &error))?;
-    }
+/// The offsets of a time namespace of its own, as the kernel takes them; none without such a namespace.
+fn time_offsets(namespaces: &Namespaces, linux: &Linux) -> Result<Option<String>, RuntimeFailure> {
     let offsets = linux.time_offsets().as_ref().filter(|offsets| !offsets.is_empty());
     if namespaces.new_time {
         let line = |(clock, offset): (&String, &LinuxTimeOffset)| {
             format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
         };
-        let lines: String = offsets.into_iter().flatten().map(line).collect();
-        namespace::new_time_namespace(&lines).map_err(|error| cannot("make a time namespace", &error))?;
-    } else if offsets.is_some() {
-        let text = "time offsets need a time namespace of the container's own";
-        return Err(RuntimeFailure::new(FailureKind::CannotApply, text));
+        return Ok(Some(offsets.into_iter().flatten().map(line).collect()));
+    }
+    match offsets {
+        None => Ok(None),
+        Some(_) => {
+            let text = "time offsets need a time namespace of the container's own";
+            Err(RuntimeFailure::new(FailureKind::CannotApply, text))
+        }
+    }
+}
+
+/// Gives this process clocks of its own.
+fn own_clocks(offsets: &str) -> io::Result<()> {
+    TimeOffsets::open()?.make(offsets)?;
+    namespace::enter_clocks_of_children()
+}
+
+/// Makes the cgroup namespace, and gives names to the new ones.
+fn own_namespaces(namespaces: &Namespaces, spec: &Spec) -> Result<(), RuntimeFailure> {
+    if namespaces.new_cgroup {
+        namespace::new_cgroup_namespace().map_err(|error| cannot("make a cgroup namespace", &error))?;
     }
     if namespaces.own_uts {
         if let Some(name) = spec.hostname() {

@@ -15,6 +15,7 @@ use rustix::mount::{
 use shoal_engine_sys::fs::{self, Directory, FileKind};
 use shoal_engine_sys::mount_tree;
 use shoal_engine_sys::namespace::MountChange;
+use shoal_engine_sys::user_namespace::UserNamespace;
 
 use super::options::{self, Options};
 use super::stage::Stage;
@@ -23,7 +24,6 @@ use crate::runtime::isolate;
 use crate::runtime::spec::REPLACEABLE_IN_PROC;
 use crate::shim::config::ShimConfig;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
-use crate::snapshot::RootfsMount;
 
 /// `PROC_SUPER_MAGIC`.
 const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
@@ -40,9 +40,9 @@ pub(super) struct Root {
     stage: Option<Stage>,
 }
 
-/// The root file system, mounted nowhere yet.
-pub(super) fn layered(config: &ShimConfig, path: &Path) -> io::Result<OwnedFd> {
-    match config.rootfs.as_ref().map(RootfsMount::open).transpose()?.flatten() {
+/// The root file system, mounted nowhere yet. `user` is the container's own user namespace.
+pub(super) fn layered(config: &ShimConfig, path: &Path, user: Option<&UserNamespace>) -> io::Result<OwnedFd> {
+    match config.rootfs.as_ref().map(|rootfs| rootfs.open(user)).transpose()?.flatten() {
         Some(mount) => Ok(mount),
         None => clone_tree(path, true),
     }
@@ -67,7 +67,7 @@ impl Root {
         let root = spec.root().as_ref();
         let path = root.ok_or_else(|| RuntimeFailure::other("the specification has no root"))?.path();
         isolate(path, linux.rootfs_propagation().as_deref()).map_err(failed)?;
-        let mount = layered(config, path).map_err(failed)?;
+        let mount = layered(config, path, None).map_err(failed)?;
         MountChange { propagation: options::PRIVATE, recursive: false, ..MountChange::default() }
             .apply(&mount)
             .map_err(failed)?;
@@ -107,7 +107,7 @@ impl Root {
         match kind(mount) {
             "bind" => {
                 let tree = match &self.stage {
-                    None => bind_tree(config, mount, &options)?,
+                    None => bind_tree(config, mount, &options, None)?,
                     Some(stage) => stage.take_mount(index)?,
                 };
                 let is_directory = fs::metadata(&tree)?.kind == FileKind::Directory;
@@ -279,11 +279,16 @@ pub(super) fn is_bind(mount: &Mount) -> bool {
 }
 
 /// What a bind mount shows, mounted nowhere yet.
-pub(super) fn bind_tree(config: &ShimConfig, mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
+pub(super) fn bind_tree(
+    config: &ShimConfig,
+    mount: &Mount,
+    options: &Options,
+    user: Option<&UserNamespace>,
+) -> io::Result<OwnedFd> {
     let subpath = config.subpaths.get(mount.destination()).map(PathBuf::as_path);
     if let Some(image) = config.images.get(mount.destination()) {
         // Where the host's root still is: it goes with that.
-        image.mount()?;
+        image.mount(user)?;
     }
     let source = mount.source().as_deref().ok_or_else(|| io::Error::other("a bind mount needs a source"))?;
     if !options.data.is_empty() {

@@ -16,6 +16,7 @@ use oci_spec::runtime::{Linux, Mount, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, move_mount};
 use shoal_engine_sys::fs::{self, Directory, FileKind};
+use shoal_engine_sys::user_namespace::UserNamespace;
 
 use super::options::Options;
 use super::rootfs::{attach, bind_tree, clone_below, is_bind, layered, new_file_system};
@@ -34,16 +35,21 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Makes it where the root belongs, and makes it this process's working directory, which the change of namespaces keeps.
-    pub(super) fn set(config: &ShimConfig, spec: &Spec, linux: &Linux) -> Result<(), RuntimeFailure> {
+    pub(super) fn set(
+        config: &ShimConfig,
+        spec: &Spec,
+        linux: &Linux,
+        user: &UserNamespace,
+    ) -> Result<(), RuntimeFailure> {
         let path = spec.root().as_ref().ok_or_else(|| RuntimeFailure::other("the specification has no root"))?.path();
         let failed = |error: io::Error| cannot("mount the root file system", &error);
         isolate(path, linux.rootfs_propagation().as_deref()).map_err(failed)?;
-        let root = layered(config, path).map_err(failed)?;
+        let root = layered(config, path, Some(user)).map_err(failed)?;
         let stage = Self::mount(path).map_err(|error| cannot("make a place for the host's mounts", &error))?;
         stage.put(ROOT, &root).map_err(failed)?;
         for (index, mount) in spec.mounts().iter().flatten().enumerate().filter(|(_, mount)| is_bind(mount)) {
             stage
-                .bind(config, index, mount)
+                .bind(config, index, mount, user)
                 .map_err(|error| cannot(&format!("mount {:?} at {:?}", mount.source(), mount.destination()), &error))?;
         }
         let nodes = linux.devices().as_deref().unwrap_or_default();
@@ -68,7 +74,7 @@ impl Stage {
         Self::open(CWD)
     }
 
-    fn bind(&self, config: &ShimConfig, index: usize, mount: &Mount) -> io::Result<()> {
+    fn bind(&self, config: &ShimConfig, index: usize, mount: &Mount, user: &UserNamespace) -> io::Result<()> {
         let words = mount.options().as_deref().unwrap_or_default();
         let mut options = Options::parse(words).map_err(|failure| io::Error::other(failure.message))?;
         let shared = options.propagation.filter(|(kind, _)| *kind == super::options::SHARED);
@@ -76,7 +82,7 @@ impl Stage {
             // Mounts of the host may come in, but none of a container with fewer rights may go out.
             options.propagation = Some((super::options::SLAVE, recursive));
         }
-        self.put(&index.to_string(), &bind_tree(config, mount, &options)?)
+        self.put(&index.to_string(), &bind_tree(config, mount, &options, Some(user))?)
     }
 
     fn put(&self, name: &str, tree: &OwnedFd) -> io::Result<()> {

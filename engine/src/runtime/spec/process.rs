@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, Process, ProcessBuilder, User, UserBuilder,
+    Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxPersonality, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, Spec, User, UserBuilder,
 };
+use serde::Deserialize;
 
 use super::mounts::INIT_PATH;
 use super::{SpecError, SpecInput, UlimitInput};
@@ -27,13 +28,68 @@ pub(super) fn init_process(input: &SpecInput, capabilities: &[String]) -> Result
     Ok(process)
 }
 
-/// The process of an exec in a container whose specification is `container`: same capabilities, limits and security, other
-/// program. `privileged` gives it every capability.
+/// What an exec takes over from the specification of its container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecBasis {
+    rlimits: Option<Vec<PosixRlimit>>,
+    oom_score_adj: Option<i32>,
+    apparmor_profile: Option<String>,
+    capabilities: Option<LinuxCapabilities>,
+    no_new_privileges: Option<bool>,
+    personality: Option<LinuxPersonality>,
+}
+
+impl ExecBasis {
+    /// That of a specification.
+    pub fn of(spec: &Spec) -> Self {
+        let personality = spec.linux().as_ref().and_then(|linux| linux.personality().clone());
+        spec.process().as_ref().map_or_else(Self::default, |process| Self::of_parts(process, personality))
+    }
+
+    /// That of a specification in a file, whose other parts are skipped.
+    ///
+    /// # Errors
+    /// When it is not there, or is none.
+    pub fn read(path: &Path) -> std::io::Result<Self> {
+        #[derive(Deserialize)]
+        struct SpecPart {
+            process: Process,
+            #[serde(default)]
+            linux: LinuxPart,
+        }
+        #[derive(Default, Deserialize)]
+        struct LinuxPart {
+            #[serde(default)]
+            personality: Option<LinuxPersonality>,
+        }
+        let part: SpecPart = serde_json::from_slice(&std::fs::read(path)?)?;
+        Ok(Self::of_parts(&part.process, part.linux.personality))
+    }
+
+    fn of_parts(process: &Process, personality: Option<LinuxPersonality>) -> Self {
+        Self {
+            rlimits: process.rlimits().clone(),
+            oom_score_adj: process.oom_score_adj(),
+            apparmor_profile: process.apparmor_profile().clone(),
+            capabilities: process.capabilities().clone(),
+            no_new_privileges: process.no_new_privileges(),
+            personality,
+        }
+    }
+
+    /// The container's: nothing of it is among what describes a process.
+    pub fn personality(&self) -> Option<LinuxPersonality> {
+        self.personality.clone()
+    }
+}
+
+/// The process of an exec in a container: same capabilities, limits and security, other program. `privileged` gives it every
+/// capability.
 ///
 /// # Errors
 /// When there is no program, or the working directory is not absolute.
 pub fn exec_process(
-    container: &oci_spec::runtime::Spec,
+    container: &ExecBasis,
     args: &[String],
     env: &[String],
     cwd: &str,
@@ -41,16 +97,14 @@ pub fn exec_process(
     (terminal, privileged): (bool, bool),
 ) -> Result<Process, SpecError> {
     let mut process = process(args, env, cwd, user, terminal)?;
-    if let Some(init) = container.process() {
-        process.set_rlimits(init.rlimits().clone());
-        process.set_oom_score_adj(init.oom_score_adj());
-        process.set_apparmor_profile(init.apparmor_profile().clone());
-        if privileged {
-            process.set_capabilities(Some(capability_sets(&capabilities::all())?));
-        } else {
-            process.set_capabilities(init.capabilities().clone());
-            process.set_no_new_privileges(init.no_new_privileges());
-        }
+    process.set_rlimits(container.rlimits.clone());
+    process.set_oom_score_adj(container.oom_score_adj);
+    process.set_apparmor_profile(container.apparmor_profile.clone());
+    if privileged {
+        process.set_capabilities(Some(capability_sets(&capabilities::all())?));
+    } else {
+        process.set_capabilities(container.capabilities.clone());
+        process.set_no_new_privileges(container.no_new_privileges);
     }
     Ok(process)
 }

@@ -217,13 +217,28 @@ fn an_exec_is_as_confined_as_its_container() {
     let container = build(&SpecInput { no_new_privileges: true, ..input() }).unwrap().spec;
     let user = ContainerUser::default();
     let args = ["ls".to_owned()];
-    let process = exec_process(&container, &args, &[], "", &user, (false, false)).unwrap();
+    let process = exec_process(&ExecBasis::of(&container), &args, &[], "", &user, (false, false)).unwrap();
     let own = container.process().as_ref().unwrap();
     assert_eq!(process.capabilities(), own.capabilities());
     assert_eq!(process.no_new_privileges(), Some(true));
     assert_eq!(process.cwd(), Path::new("/"));
     assert_eq!(process.env().as_deref(), Some(&["HOME=/root".to_owned()][..]));
-    let privileged = exec_process(&container, &args, &[], "/", &user, (true, true)).unwrap();
+    let privileged = exec_process(&ExecBasis::of(&container), &args, &[], "/", &user, (true, true)).unwrap();
     assert_eq!((privileged.no_new_privileges(), privileged.terminal()), (None, Some(true)));
-    assert!(exec_process(&container, &[], &[], "/", &user, (false, false)).is_err());
+    assert!(exec_process(&ExecBasis::of(&container), &[], &[], "/", &user, (false, false)).is_err());
+}
+
+#[test]
+fn what_an_exec_takes_over_is_found_again_in_the_file() {
+    let ulimits = vec![UlimitInput { name: "nofile".to_owned(), soft: 5, hard: 6 }];
+    let mut spec =
+        build(&SpecInput { no_new_privileges: true, ulimits, oom_score_adj: Some(7), ..input() }).unwrap().spec;
+    let personality = serde_json::from_value(serde_json::json!({"domain": "LINUX32"})).unwrap();
+    spec.linux_mut().as_mut().unwrap().set_personality(personality);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    std::fs::write(&path, serde_json::to_vec(&spec).unwrap()).unwrap();
+    let basis = ExecBasis::of(&spec);
+    assert!(basis.personality().is_some() && basis != ExecBasis::default());
+    assert_eq!(ExecBasis::read(&path).unwrap(), basis);
 }
