@@ -11,6 +11,8 @@
 //!   that parsing and set-up need is not the shim's.
 //! - A daemon has one zygote: a shim that is loaded, linked, and waits. Shims are forked from it, which takes a tenth of
 //!   executing the program anew and lets them share the memory that linking touches. It ends with its daemon.
+//! - A log file in `non-blocking` mode is written by one more process (`logs/writer`): a write may wait for a disk.
+//! - A hook may never end. So while one runs, the shim hears that its start is given up, or that the container is killed.
 //! - The first connection is a socket pair given as descriptor 0, so a spawn needs no polling for the socket to appear.
 //! - Nothing listens in the abstract namespace; `shim.sock` sits in a directory that only root can enter.
 

@@ -126,7 +126,9 @@ fn build(
             Stage::set(config, &spec, linux, &user)?;
             watch.pause();
             enter_user_namespace(&user, namespaces, time_offsets(namespaces, linux)?, pipes.number_end.take())?;
-            watch.go_on();
+            if namespaces.new_time {
+                watch.go_on();
+            }
             own_namespaces(namespaces, &spec)?;
             Root::of_stage(Stage::found().map_err(|error| cannot("find the host's mounts again", &error))?)?
         }
