@@ -168,7 +168,11 @@ impl Containers {
     /// # Errors
     /// It does not exist or run, or there is no such signal.
     pub async fn kill(&self, id: &str, signal: Option<&str>) -> Result<(), Failure> {
-        stop::kill(&self.inner, &self.inner.containers.find(id)?, signal).await
+        let number = stop::killing(signal)?;
+        let container = self.inner.containers.find(id).map_err(|failure| {
+            Failure::new(failure.kind, format!("cannot kill container: {id}: {}", failure.message))
+        })?;
+        stop::kill(&self.inner, &container, number).await
     }
 
     /// Stops it when it runs, then starts it.
@@ -399,6 +403,7 @@ impl Containers {
     /// # Errors
     /// It or the path does not exist.
     pub async fn path_stat(&self, id: &str, path: &str) -> Result<PathStat, Failure> {
+        archive::check_path(path)?;
         archive::path_stat(&self.inner, &self.inner.containers.find(id)?, id, path).await
     }
 
@@ -407,6 +412,7 @@ impl Containers {
     /// # Errors
     /// It or the path does not exist.
     pub async fn archive(&self, id: &str, path: &str) -> Result<(PathStat, ByteStream), Failure> {
+        archive::check_path(path)?;
         archive::archive(&self.inner, &self.inner.containers.find(id)?, id, path).await
     }
 
@@ -422,6 +428,7 @@ impl Containers {
         options: ExtractOptions,
         source: ByteStream,
     ) -> Result<(), Failure> {
+        archive::check_path(path)?;
         archive::extract(&self.inner, &self.inner.containers.find(id)?, id, path, options, source).await
     }
 

@@ -170,6 +170,22 @@ pub const BUILTIN_RUNTIME: &str = "shoal";
 pub const LIBCONTAINER_RUNTIME: &str = "libcontainer";
 /// The runtimes that need no program of their own.
 pub const INNER_RUNTIMES: [&str; 2] = [BUILTIN_RUNTIME, LIBCONTAINER_RUNTIME];
+/// What dockerd calls its own runtime, and clients ask it for: the built-in one by another name, unless the daemon was
+/// given a program of that name.
+pub const DOCKER_RUNTIME: &str = "runc";
+
+impl EngineOptions {
+    /// The names of all runtimes that need no program of their own.
+    pub fn inner_runtimes(&self) -> impl Iterator<Item = &'static str> {
+        let by_another_name = (!self.runtimes.contains_key(DOCKER_RUNTIME)).then_some(DOCKER_RUNTIME);
+        INNER_RUNTIMES.into_iter().chain(by_another_name)
+    }
+
+    /// Is it one of those?
+    pub fn is_inner_runtime(&self, name: &str) -> bool {
+        self.inner_runtimes().any(|inner| inner == name)
+    }
+}
 
 impl Default for EngineOptions {
     fn default() -> Self {

@@ -1,4 +1,5 @@
-//! Placeholders in a service's host name, environment and mounts: `{{.Node.Hostname}}` and the like, as Swarm's.
+//! Placeholders in a service's host name, environment and mounts: `{{.Node.Hostname}}` and the like, as Swarm's; and in
+//! secrets and configs that are templates.
 //!
 //! ## Design notes
 //! One reader for both sides: what a manager accepts is by construction what a node can expand. It is the part of Go's
@@ -36,6 +37,24 @@ pub enum Placeholder<'a> {
     TaskName,
     /// Its slot; the node's id for global services.
     TaskSlot,
+    /// In a payload only: something else of the container.
+    Of {
+        /// What.
+        source: Source,
+        /// A file's name, as its reference has it, or a variable's.
+        name: &'a str,
+    },
+}
+
+/// What a payload can be filled with besides what a task tells of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The contents of a secret.
+    Secret,
+    /// The contents of a config.
+    Config,
+    /// The value of a variable.
+    Variable,
 }
 
 /// A piece of a text.
@@ -72,6 +91,17 @@ pub enum TemplateError {
         /// Which.
         name: String,
     },
+    /// A file that the container does not have.
+    #[error("the container has no {kind} {name:?}")]
+    NoSuchFile {
+        /// `secret` or `config`.
+        kind: &'static str,
+        /// Which.
+        name: String,
+    },
+    /// The contents of a secret or config.
+    #[error("not a text in UTF-8")]
+    NotText,
 }
 
 /// Takes a text apart.
@@ -79,6 +109,21 @@ pub enum TemplateError {
 /// # Errors
 /// When it is not one that can be expanded.
 pub fn parse(text: &str) -> Result<Vec<Part<'_>>, TemplateError> {
+    take_apart(text, placeholder)
+}
+
+/// The same with a secret or config, which can name others: `{{secret "key"}}`, `{{config "page"}}`, `{{env "HOME"}}`.
+///
+/// # Errors
+/// When it is not one that can be expanded.
+pub fn parse_payload(text: &str) -> Result<Vec<Part<'_>>, TemplateError> {
+    take_apart(text, |action| of_another(action).map_or_else(|| placeholder(action), Ok))
+}
+
+fn take_apart<'a>(
+    text: &'a str,
+    placeholder: impl Fn(&'a str) -> Result<Placeholder<'a>, TemplateError>,
+) -> Result<Vec<Part<'a>>, TemplateError> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
@@ -120,10 +165,24 @@ fn label(action: &str) -> Option<Placeholder<'_>> {
         return is_name.then_some(Placeholder::ServiceLabel { name, required: true });
     }
     let arguments = action.strip_prefix("index")?.trim_start().strip_prefix(".Service.Labels")?.trim_start();
-    let quoted = |quote: char| arguments.strip_prefix(quote)?.strip_suffix(quote);
-    let name = quoted('"').or_else(|| quoted('`'))?;
-    // No escapes: no label's name needs one.
-    (!name.contains(['"', '`', '\\'])).then_some(Placeholder::ServiceLabel { name, required: false })
+    quoted(arguments).map(|name| Placeholder::ServiceLabel { name, required: false })
+}
+
+fn of_another(action: &str) -> Option<Placeholder<'_>> {
+    let (function, argument) = action.split_once(char::is_whitespace)?;
+    let source = match function {
+        "secret" => Source::Secret,
+        "config" => Source::Config,
+        "env" => Source::Variable,
+        _ => return None,
+    };
+    quoted(argument.trim_start()).map(|name| Placeholder::Of { source, name })
+}
+
+/// What stands between quotes. No escapes: no name needs one.
+fn quoted(text: &str) -> Option<&str> {
+    let between = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    between('"').or_else(|| between('`')).filter(|name| !name.contains(['"', '`', '\\']))
 }
 
 /// Is the text one that can be expanded for a service with these labels?
@@ -178,6 +237,24 @@ mod tests {
         ] {
             assert_eq!(parse(given), Ok(expected), "{given}");
         }
+    }
+
+    #[test]
+    fn payloads_name_other_payloads() {
+        let of = |source, name| Part::Value(Placeholder::Of { source, name });
+        let text = "{{secret \"key\"}}:{{ config `page` }}{{env \"HOME\"}}{{.Task.ID}}";
+        let expected = [
+            of(Source::Secret, "key"),
+            Part::Text(":"),
+            of(Source::Config, "page"),
+            of(Source::Variable, "HOME"),
+            Part::Value(Placeholder::TaskId),
+        ];
+        assert_eq!(parse_payload(text).as_deref(), Ok(&expected[..]));
+        for text in ["{{secret key}}", "{{secret}}", "{{file \"x\"}}", "{{env \"a\" \"b\"}}"] {
+            assert!(parse_payload(text).is_err(), "{text}");
+        }
+        assert!(parse("{{secret \"key\"}}").is_err(), "elsewhere nobody sees secrets");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 mod activity;
 mod connection;
+mod framing;
 mod sniff;
 #[cfg(test)]
 mod tests;

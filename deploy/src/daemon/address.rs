@@ -61,10 +61,17 @@ pub(crate) fn listen(text: &str, interfaces: &Interfaces) -> Result<SocketAddr, 
     Ok(SocketAddr::new(host(name, interfaces, "--listen-addr")?, port))
 }
 
-/// Is it a bridge that an engine makes for containers? Nobody reaches a node by its address.
+/// Is it a bridge that an engine, Docker's or this one, makes for containers? Nobody reaches a node by its address.
 fn is_bridge_of_containers(interface: &str) -> bool {
-    let made = |rest: &str| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
-    matches!(interface, "docker0" | "docker_gwbridge") || interface.strip_prefix("br-").is_some_and(made)
+    let named = |prefix: &str, digits: usize| {
+        let rest = interface.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.len() == digits && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    matches!(interface, "docker0" | "docker_gwbridge" | "shoal0" | "shoal_gwbridge")
+        || named("br-", 12)
+        // Those of one daemon of several.
+        || named("sh_", 8)
+        || named("gw_", 8)
 }
 
 /// `--advertise-addr`; the default is this host's only address.
@@ -166,7 +173,11 @@ mod tests {
     #[test]
     fn bridges_of_containers_are_no_choice() {
         let mut interfaces = Interfaces::from([("eth0".to_owned(), vec![Ipv4Addr::new(10, 0, 0, 1)])]);
-        for (number, name) in ["docker0", "docker_gwbridge", "br-0123456789ab"].into_iter().enumerate() {
+        for (number, name) in
+            ["docker0", "docker_gwbridge", "br-0123456789ab", "shoal0", "shoal_gwbridge", "sh_72ca7e70", "gw_72ca7e70"]
+                .into_iter()
+                .enumerate()
+        {
             interfaces.insert(name.to_owned(), vec![Ipv4Addr::new(172, 17, u8::try_from(number).unwrap(), 1)]);
         }
         assert_eq!(advertise("", 2377, &interfaces).map(|a| a.to_string()), Ok("10.0.0.1:2377".to_owned()));

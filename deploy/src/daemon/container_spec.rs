@@ -10,8 +10,11 @@ use shoal_engine::model::{
 };
 use shoal_proto::id::NetworkId;
 use shoal_proto::object::Task;
-use shoal_proto::spec::{self, ContainerSpec, FileTarget, MountKind, Protocol, PublishMode, SeccompMode};
-use shoal_proto::template::TemplateError;
+use shoal_proto::spec::{
+    self, ConfigReference, ConfigSpec, ContainerSpec, FileTarget, MountKind, Protocol, PublishMode, SeccompMode,
+    SecretReference, SecretSpec,
+};
+use shoal_proto::template::{Source, TemplateError};
 
 use super::template::Values;
 
@@ -23,6 +26,13 @@ pub(crate) type NetworkNames = BTreeMap<NetworkId, (String, String)>;
 pub(crate) enum SpecError {
     #[error(transparent)]
     Placeholder(#[from] TemplateError),
+    #[error("cannot fill the {kind} {name}")]
+    Template {
+        kind: &'static str,
+        name: String,
+        #[source]
+        source: TemplateError,
+    },
     #[error("secret {name} has not reached this node")]
     MissingSecret { name: String },
     #[error("config {name} has not reached this node")]
@@ -56,7 +66,7 @@ pub(crate) fn create_request(
         bindings.get_or_insert_default().push(binding);
     }
     let internal = InternalOptions {
-        files: files(container, dependencies)?,
+        files: files(container, dependencies, values)?,
         attachments,
         task: Some(task.id),
         ..InternalOptions::default()
@@ -188,6 +198,9 @@ fn security_options(privileges: &spec::Privileges) -> Vec<String> {
     if privileges.apparmor_disabled {
         options.push("apparmor=unconfined".to_owned());
     }
+    if privileges.selinux_disabled {
+        options.push("label=disable".to_owned());
+    }
     options
 }
 
@@ -261,28 +274,78 @@ fn attachments(task: &Task, networks: &NetworkNames) -> Result<(String, Vec<Clus
     Ok((mode, attachments))
 }
 
-fn files(container: &ContainerSpec, dependencies: &Dependencies) -> Result<Vec<InternalFile>, SpecError> {
+/// The secrets and configs of a container on this node.
+struct Payloads<'a> {
+    container: &'a ContainerSpec,
+    dependencies: &'a Dependencies,
+    values: &'a Values<'a>,
+}
+
+impl Payloads<'_> {
+    fn secret(&self, reference: &SecretReference) -> Result<&SecretSpec, SpecError> {
+        let found = self.dependencies.secrets.iter().find(|secret| secret.id == reference.id);
+        let found = found.ok_or_else(|| SpecError::MissingSecret { name: reference.name.clone() })?;
+        Ok(&found.spec)
+    }
+
+    fn config(&self, reference: &ConfigReference) -> Result<&ConfigSpec, SpecError> {
+        let found = self.dependencies.configs.iter().find(|config| config.id == reference.id);
+        let found = found.ok_or_else(|| SpecError::MissingConfig { name: reference.name.clone() })?;
+        Ok(&found.spec)
+    }
+
+    /// What is to be in the file.
+    fn contents(&self, kind: &'static str, name: &str, data: &[u8], is_template: bool) -> Result<Vec<u8>, SpecError> {
+        if !is_template {
+            return Ok(data.to_vec());
+        }
+        let filled = self.values.expand_payload(data, |source, name| self.find(source, name));
+        filled.map_err(|source| SpecError::Template { kind, name: name.to_owned(), source })
+    }
+
+    /// As in Swarm: another file is named as the container has it, and is not filled in its turn.
+    fn find(&self, source: Source, name: &str) -> Result<String, TemplateError> {
+        let missing = |kind| TemplateError::NoSuchFile { kind, name: name.to_owned() };
+        let data = match source {
+            Source::Variable => {
+                let mut pairs = self.container.env.iter().filter_map(|pair| pair.split_once('='));
+                let value = pairs.find(|(variable, _)| *variable == name).map_or("", |(_, value)| value);
+                return self.values.expand(value);
+            }
+            Source::Secret => {
+                let reference = self.container.secrets.iter().find(|one| one.target.name == name);
+                &reference.and_then(|one| self.secret(one).ok()).ok_or_else(|| missing("secret"))?.data
+            }
+            Source::Config => {
+                let reference = self.container.configs.iter().find(|one| one.target.name == name);
+                &reference.and_then(|one| self.config(one).ok()).ok_or_else(|| missing("config"))?.data
+            }
+        };
+        String::from_utf8(data.clone()).map_err(|_| TemplateError::NotText)
+    }
+}
+
+fn files(
+    container: &ContainerSpec,
+    dependencies: &Dependencies,
+    values: &Values<'_>,
+) -> Result<Vec<InternalFile>, SpecError> {
+    let payloads = Payloads { container, dependencies, values };
     let mut files = Vec::new();
     for reference in &container.secrets {
-        let secret = dependencies
-            .secrets
-            .iter()
-            .find(|secret| secret.id == reference.id)
-            .ok_or_else(|| SpecError::MissingSecret { name: reference.name.clone() })?;
-        files.push(file("/run/secrets", &reference.name, &reference.target, &secret.spec.data)?);
+        let secret = payloads.secret(reference)?;
+        let data = payloads.contents("secret", &reference.name, &secret.data, secret.is_template)?;
+        files.push(file("/run/secrets", &reference.name, &reference.target, data)?);
     }
     for reference in &container.configs {
-        let config = dependencies
-            .configs
-            .iter()
-            .find(|config| config.id == reference.id)
-            .ok_or_else(|| SpecError::MissingConfig { name: reference.name.clone() })?;
-        files.push(file("", &reference.name, &reference.target, &config.spec.data)?);
+        let config = payloads.config(reference)?;
+        let data = payloads.contents("config", &reference.name, &config.data, config.is_template)?;
+        files.push(file("", &reference.name, &reference.target, data)?);
     }
     Ok(files)
 }
 
-fn file(folder: &str, name: &str, target: &FileTarget, data: &[u8]) -> Result<InternalFile, SpecError> {
+fn file(folder: &str, name: &str, target: &FileTarget, data: Vec<u8>) -> Result<InternalFile, SpecError> {
     let number = |what: &'static str, value: &str| match value {
         "" => Ok(0),
         _ => value.parse().map_err(|_| SpecError::NotANumber { what, value: value.to_owned(), name: name.to_owned() }),
@@ -290,7 +353,7 @@ fn file(folder: &str, name: &str, target: &FileTarget, data: &[u8]) -> Result<In
     let wanted = if target.name.is_empty() { name } else { &target.name };
     let path = if wanted.starts_with('/') { wanted.to_owned() } else { format!("{folder}/{wanted}") };
     let (uid, gid) = (number("uid", &target.uid)?, number("gid", &target.gid)?);
-    Ok(InternalFile { path, uid, gid, mode: target.mode, data: data.to_vec() })
+    Ok(InternalFile { path, uid, gid, mode: target.mode, data })
 }
 
 /// `tcp`, `udp` or `sctp`.
@@ -302,9 +365,9 @@ pub(crate) fn protocol(protocol: Protocol) -> &'static str {
 mod tests {
     use std::sync::Arc;
 
-    use shoal_proto::id::{NodeId, SecretId, ServiceId, TaskId};
-    use shoal_proto::object::{NetworkAttachment, Secret};
-    use shoal_proto::spec::{PortConfig, SecretReference, SecretSpec, TaskSpec};
+    use shoal_proto::id::{ConfigId, NodeId, SecretId, ServiceId, TaskId};
+    use shoal_proto::object::{Config, NetworkAttachment, Secret};
+    use shoal_proto::spec::{PortConfig, TaskSpec};
 
     use super::*;
 
@@ -383,6 +446,36 @@ mod tests {
         assert_eq!(
             (file.path.as_str(), file.mode, file.data.as_slice()),
             ("/run/secrets/password", 0o444, &b"xyzzy"[..])
+        );
+    }
+
+    #[test]
+    fn templates_are_filled_with_what_the_container_has() {
+        let (key, page) = (SecretId::from_bits(5), ConfigId::from_bits(6));
+        let target = |name: &str| FileTarget { name: name.to_owned(), ..FileTarget::default() };
+        let container = ContainerSpec {
+            env: vec!["TIER=front-{{.Task.Slot}}".to_owned()],
+            secrets: vec![SecretReference { id: key, name: "key".to_owned(), target: target("token") }],
+            configs: vec![ConfigReference { id: page, name: "page".to_owned(), target: target("/page") }],
+            ..ContainerSpec::default()
+        };
+        let filled = |text: &str, is_template| {
+            let secret = SecretSpec { data: b"{{xyzzy}}".to_vec(), ..SecretSpec::default() };
+            let config = ConfigSpec { data: text.as_bytes().to_vec(), is_template, ..ConfigSpec::default() };
+            let dependencies = Dependencies {
+                secrets: vec![Arc::new(Secret { id: key, spec: secret, ..Secret::default() })],
+                configs: vec![Arc::new(Config { id: page, spec: config, ..Config::default() })],
+            };
+            let request = translate(&task(container.clone()), &dependencies, &NetworkNames::new());
+            request.map(|request| String::from_utf8(request.internal.files[1].data.clone()).expect("text"))
+        };
+        let text = "{{.Service.Name}} {{secret \"token\"}} {{env \"TIER\"}} {{env \"NONE\"}}";
+        assert_eq!(filled(text, false).expect("plain"), text);
+        assert_eq!(filled(text, true).expect("template"), "web {{xyzzy}} front-3 ");
+        let refused = filled("{{secret \"other\"}}", true).expect_err("filled");
+        assert_eq!(
+            shoal_proto::error::chain(&refused).to_string(),
+            "cannot fill the config page: the container has no secret \"other\""
         );
     }
 

@@ -18,6 +18,7 @@ use shoal_manager::ca::Founding;
 use shoal_manager::{BootstrapSpec, Manager, ManagerHandle, ManagerOptions};
 use shoal_proto::error::{Failure, chain};
 use shoal_proto::id::NodeId;
+use shoal_proto::object::{Node, NodeState};
 use shoal_proto::spec::NodeRole;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -170,6 +171,18 @@ impl Member {
         }
     }
 
+    /// A new cluster is made when its first node is known to it: until then every description of it is out of date at once,
+    /// and a change that is based on it is refused. As in dockerd, what takes too long goes on by itself.
+    pub(crate) async fn wait_known(&self) {
+        let Some(manager) = self.manager() else { return };
+        let mut changes = manager.changes();
+        let is_there = || manager.local().node(self.node_id()).is_some_and(|node| is_known(node));
+        let known = async { while !is_there() && changes.changed().await.is_ok() {} };
+        if tokio::time::timeout(Duration::from_secs(20), known).await.is_err() {
+            tracing::warn!("the node has made a cluster, but is not ready in it yet");
+        }
+    }
+
     pub(crate) fn node_id(&self) -> NodeId {
         self.core.identity.node_id()
     }
@@ -217,6 +230,12 @@ impl Member {
         self.stop().await;
         Ok(())
     }
+}
+
+/// Has all been written that the cluster writes of a node which comes to it?
+fn is_known(node: &Node) -> bool {
+    let member = node.spec.role == NodeRole::Worker || node.manager.is_some();
+    member && node.description.is_some() && node.status.state == NodeState::Ready
 }
 
 /// What dockerd tells a manager that wants to leave.

@@ -232,7 +232,9 @@ impl Node {
         file.managers = vec![file.advertise_addr.to_string()];
         self.set(Membership::Pending);
         let started = self.start_first(request, file).await;
-        self.settle(started).await.map(|member| member.node_id())
+        let member = self.settle(started).await?;
+        member.wait_known().await;
+        Ok(member.node_id())
     }
 
     async fn start_first(&self, request: InitRequest, file: NodeFile) -> Result<Member, Failure> {

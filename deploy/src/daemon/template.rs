@@ -3,7 +3,7 @@
 use shoal_proto::id::NodeId;
 use shoal_proto::object::Task;
 use shoal_proto::spec::Labels;
-use shoal_proto::template::{self, Part, Placeholder, TemplateError};
+use shoal_proto::template::{self, Part, Placeholder, Source, TemplateError};
 
 /// What placeholders stand for.
 #[derive(Debug, Clone)]
@@ -18,14 +18,33 @@ pub(crate) struct Values<'a> {
 impl Values<'_> {
     /// The text with its placeholders filled.
     pub(crate) fn expand(&self, text: &str) -> Result<String, TemplateError> {
-        let mut expanded = String::with_capacity(text.len());
-        for part in template::parse(text)? {
+        self.fill(template::parse(text)?, |_, _| Ok(String::new()))
+    }
+
+    /// The same with a secret or config; `find` knows the others.
+    pub(crate) fn expand_payload(
+        &self,
+        payload: &[u8],
+        find: impl Fn(Source, &str) -> Result<String, TemplateError>,
+    ) -> Result<Vec<u8>, TemplateError> {
+        let text = std::str::from_utf8(payload).map_err(|_| TemplateError::NotText)?;
+        self.fill(template::parse_payload(text)?, find).map(String::into_bytes)
+    }
+
+    fn fill(
+        &self,
+        parts: Vec<Part<'_>>,
+        find: impl Fn(Source, &str) -> Result<String, TemplateError>,
+    ) -> Result<String, TemplateError> {
+        let mut filled = String::new();
+        for part in parts {
             match part {
-                Part::Text(text) => expanded.push_str(text),
-                Part::Value(placeholder) => expanded.push_str(&self.value(placeholder)),
+                Part::Text(text) => filled.push_str(text),
+                Part::Value(Placeholder::Of { source, name }) => filled.push_str(&find(source, name)?),
+                Part::Value(placeholder) => filled.push_str(&self.value(placeholder)),
             }
         }
-        Ok(expanded)
+        Ok(filled)
     }
 
     fn value(&self, placeholder: Placeholder<'_>) -> String {
@@ -47,6 +66,8 @@ impl Values<'_> {
             // Global tasks have their node's id for a slot, as in their names.
             Placeholder::TaskSlot if task.slot == 0 => self.node_id.to_string(),
             Placeholder::TaskSlot => task.slot.to_string(),
+            // Not the task's to say.
+            Placeholder::Of { .. } => String::new(),
         }
     }
 }

@@ -61,6 +61,11 @@ fn lookup_failed(error: &io::Error, path: &AskedPath, container: &str) -> Failur
     Failure::invalid(format!("lstat {}: {}", path.text(), words(error)))
 }
 
+/// Is it a path at all? To be asked before anything else is.
+pub(crate) fn check_path(path: &str) -> Result<(), Failure> {
+    AskedPath::new(path).map(drop)
+}
+
 /// Looks at one path; a link at its end is not followed.
 pub(crate) async fn path_stat(
     inner: &Arc<Inner>,

@@ -84,6 +84,7 @@ fn plan(inner: &Arc<Inner>, container: &Arc<Container>, request: &CommitRequest)
         created_by: record.config.cmd.iter().flatten().cloned().collect::<Vec<_>>().join(" "),
         config: ImageConfig::from(&merged),
         container: record.id,
+        container_config: record.config,
         image: record.image,
         layers: record.layers,
     })

@@ -51,9 +51,19 @@ pub(crate) async fn create(
     }
 }
 
+/// `os[/architecture[/variant]]`.
+fn is_platform(text: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let parts: Vec<&str> = text.split('/').collect();
+    parts.len() <= 3 && parts.iter().all(|part| !part.is_empty() && part.bytes().all(is_word))
+}
+
 /// An image of another platform than the wanted one is none, as in dockerd: clients then look for the right one elsewhere.
 fn check_platform(request: &CreateRequest, image: &ImageRecord) -> Result<(), Failure> {
     let wanted = &request.platform;
+    if !wanted.is_empty() && !is_platform(wanted) {
+        return Err(Failure::invalid(format!("{wanted:?}: cannot parse platform specifier: invalid argument")));
+    }
     let mut parts = wanted.split('/');
     let (os, architecture) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let differs = (!os.is_empty() && !image.os.is_empty() && os != image.os)
@@ -83,7 +93,7 @@ fn plan(
     links::check(inner, &host_config)?;
     for mode in [&host_config.ipc_mode, &host_config.pid_mode] {
         if let Some(other) = mode.strip_prefix("container:") {
-            inner.containers.find(other)?;
+            inner.containers.find(other).map_err(of_another)?;
         }
     }
     validate::fill_in(&options, &mut host_config);
@@ -126,11 +136,16 @@ fn plan(
     Ok((record, warnings))
 }
 
+/// What is missing is not the image of the new container, for which clients would look elsewhere.
+fn of_another(failure: Failure) -> Failure {
+    if failure.kind == ErrorKind::NotFound { Failure::invalid(failure.message) } else { failure }
+}
+
 fn inherited(inner: &Arc<Inner>, from: &[String]) -> Result<Vec<MountRecord>, Failure> {
     let mut all = Vec::new();
     for entry in from {
         let (reference, mode) = entry.split_once(':').unwrap_or((entry, ""));
-        let other = inner.containers.find(reference)?;
+        let other = inner.containers.find(reference).map_err(of_another)?;
         let mounts = other.record().mounts.clone();
         all.extend(mounts::inherit(&mounts, mode)?);
     }
@@ -235,4 +250,19 @@ fn fill_volume(inner: &Arc<Inner>, id: &str, mount: &MountRecord) -> Result<(), 
     };
     let unmounted = inner.volumes.unmount(&mount.volume, id);
     filled.and(unmounted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_have_three_parts_at_most() {
+        for good in ["linux", "linux/amd64", "linux/arm/v7"] {
+            assert!(is_platform(good), "{good}");
+        }
+        for bad in ["", "/", "linux/", "bad/x/y/z", "linux /amd64"] {
+            assert!(!is_platform(bad), "{bad}");
+        }
+    }
 }

@@ -87,8 +87,8 @@ pub(super) fn options(settings: &EndpointSettings, names: &[&str]) -> Result<End
         match name.as_str() {
             INTERFACE_OPTION => options.interface = Some(value.clone()),
             SYSCTLS_OPTION => options.sysctls = sysctls(value)?,
-            // Of another maker, as the names of Docker's options are of theirs: for other drivers.
-            other if other.contains('.') && !other.starts_with(OPTIONS) => {}
+            // For other drivers, or for nobody: as in dockerd they are kept, shown, and of no effect.
+            other if !other.starts_with(OPTIONS) => {}
             other => {
                 return Err(Failure::invalid(format!(
                     "unknown endpoint option {other}: {INTERFACE_OPTION} and {SYSCTLS_OPTION} are known"
@@ -156,9 +156,10 @@ mod tests {
         {
             assert!(options(&with_option(SYSCTLS_OPTION, text), &[]).is_err(), "{text}");
         }
-        assert!(options(&with_option("colour", "red"), &[]).is_err());
         assert!(options(&with_option("com.docker.network.endpoint.colour", "red"), &[]).is_err());
-        assert!(options(&with_option("com.example.colour", "red"), &[]).is_ok(), "it is another driver's");
+        for name in ["com.example.colour", "colour"] {
+            assert!(options(&with_option(name, "red"), &[]).is_ok(), "{name} is another driver's");
+        }
     }
 
     #[test]

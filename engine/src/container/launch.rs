@@ -19,7 +19,7 @@ use crate::cgroup::Cgroup;
 use crate::engine::Inner;
 use crate::model::{ExecCreate, HostConfig};
 use crate::network::Sandbox;
-use crate::options::{BUILTIN_RUNTIME, LIBCONTAINER_RUNTIME};
+use crate::options::{BUILTIN_RUNTIME, DOCKER_RUNTIME, LIBCONTAINER_RUNTIME};
 use crate::runtime::spec::{self, ExecBasis};
 use crate::runtime::user::{self, ContainerUser};
 use crate::shim::client::{Shim, ShimError};
@@ -225,9 +225,11 @@ fn runtime_of(inner: &Inner, name: &str) -> Result<RuntimeKind, Failure> {
     if name == LIBCONTAINER_RUNTIME {
         return Ok(RuntimeKind::Libcontainer);
     }
-    let path = inner.current().runtimes.get(name).cloned();
-    let path = path.ok_or_else(|| Failure::invalid(format!("unknown or invalid runtime name: {name}")))?;
-    Ok(RuntimeKind::Binary { path, args: Vec::new() })
+    match inner.current().runtimes.get(name).cloned() {
+        Some(path) => Ok(RuntimeKind::Binary { path, args: Vec::new() }),
+        None if name == DOCKER_RUNTIME => Ok(RuntimeKind::Builtin),
+        None => Err(Failure::invalid(format!("unknown or invalid runtime name: {name}"))),
+    }
 }
 
 /// The terminal's size; none when a side is zero.

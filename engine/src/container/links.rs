@@ -63,7 +63,8 @@ pub(super) fn check(inner: &Inner, host: &HostConfig) -> Result<(), Failure> {
     }
     for link in links {
         inner.containers.find(&link.target).map_err(|failure| {
-            Failure::new(failure.kind, format!("could not get container for {}: {}", link.target, failure.message))
+            // Not a "not found": that is what clients hear of an image, and look for elsewhere.
+            Failure::invalid(format!("could not get container for {}: {}", link.target, failure.message))
         })?;
     }
     Ok(())

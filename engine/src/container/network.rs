@@ -81,15 +81,16 @@ pub(crate) fn initial(
         return Err(Failure::conflict("container cannot be connected to network endpoints: host or none network mode"));
     }
     for (name, settings) in asked {
-        networks.insert(name, settings.unwrap_or_default());
+        let settings = settings.ok_or_else(|| Failure::invalid(format!("no EndpointSettings for {name}")))?;
+        networks.insert(name, settings);
     }
     for name in on_cluster {
         networks.entry(name.clone()).or_default();
     }
-    // A task on cluster networks gets its way out by the gateway bridge, not by the default bridge.
-    let implied = matches!(mode, "" | "default") && !on_cluster.is_empty();
-    if !implied {
-        networks.entry(network_of(mode).to_owned()).or_default();
+    // As in dockerd the mode says where to go when nothing else does. (A task on cluster networks gets its way out by the
+    // gateway bridge, not by the default bridge.)
+    if networks.is_empty() {
+        networks.insert(network_of(mode).to_owned(), EndpointSettings::default());
     }
     for (name, settings) in &networks {
         endpoint::check(name, settings)?;
@@ -475,7 +476,7 @@ mod tests {
     use super::*;
 
     fn asked(names: &[&str]) -> NetworkingConfig {
-        let endpoints = names.iter().map(|name| ((*name).to_owned(), None)).collect();
+        let endpoints = names.iter().map(|name| ((*name).to_owned(), Some(EndpointSettings::default()))).collect();
         NetworkingConfig { endpoints_config: Some(endpoints) }
     }
 
@@ -487,7 +488,9 @@ mod tests {
     fn modes_imply_their_network() {
         assert_eq!(names("default", &asked(&[])), ["bridge"]);
         assert_eq!(names("none", &asked(&[])), ["none"]);
-        assert_eq!(names("lan", &asked(&["wan"])), ["lan", "wan"]);
+        assert_eq!(names("lan", &asked(&["lan", "wan"])), ["lan", "wan"]);
+        assert_eq!(names("lan", &asked(&["wan"])), ["wan"], "others were named");
+        assert_eq!(names("bridge", &asked(&["wan"])), ["wan"]);
         assert_eq!(names("default", &asked(&["default"])), ["bridge"]);
         assert!(names("container:x", &asked(&[])).is_empty());
         assert!(initial("host", false, &asked(&["lan"]), &[]).is_err());
@@ -503,7 +506,7 @@ mod tests {
     fn the_primary_network_comes_first() {
         let mut subject = record(&"7".repeat(64), "c");
         subject.host_config.network_mode = "lan".to_owned();
-        subject.networks = initial("lan", false, &asked(&["a", "z"]), &[]).unwrap();
+        subject.networks = initial("lan", false, &asked(&["a", "lan", "z"]), &[]).unwrap();
         assert_eq!(mode(&subject), Mode::Own(vec!["lan".to_owned(), "a".to_owned(), "z".to_owned()]));
         subject.host_config.network_mode = "host".to_owned();
         assert_eq!(mode(&subject), Mode::Host);

@@ -11,7 +11,7 @@ use crate::cgroup::limits::{DeviceWeight, Limits, Throttle};
 use crate::engine::Inner;
 use crate::model::{HostConfig, ThrottleDevice};
 use crate::network::Sandbox;
-use crate::options::{ContainerDefaults, INNER_RUNTIMES, SeccompDefault};
+use crate::options::{ContainerDefaults, SeccompDefault};
 use crate::remap::IdMap;
 use crate::runtime::spec::{
     CapabilityChange, DeviceInput, MountInput, MountKind as SpecMount, NamespaceMode, Propagation, SeccompChoice, Shm,
@@ -127,7 +127,7 @@ fn init_program(inner: &Arc<Inner>, host: &HostConfig) -> Result<Option<PathBuf>
     if let Some(program) = &inner.options.init_program {
         return Ok(Some(program.clone()));
     }
-    if host.runtime.is_empty() || INNER_RUNTIMES.contains(&host.runtime.as_str()) {
+    if host.runtime.is_empty() || inner.current().is_inner_runtime(&host.runtime) {
         return Ok(Some(inner.options.shim_program.clone()));
     }
     let found = INIT_PROGRAMS.iter().map(PathBuf::from).find(|path| path.exists());

@@ -147,11 +147,7 @@ pub(crate) async fn kill_for_good(container: &Arc<Container>, shim: &Shim) -> Re
 }
 
 /// Sends a signal.
-pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, text: Option<&str>) -> Result<(), Failure> {
-    let number = match text.filter(|text| !text.is_empty()) {
-        Some(text) => signal::parse(text)?,
-        None => signal::KILL,
-    };
+pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, number: i32) -> Result<(), Failure> {
     let not_running = |_| {
         Failure::conflict(format!(
             "cannot kill container: {}: container {} is not running",
@@ -159,10 +155,8 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, text: O
             container.id
         ))
     };
-    let stop_signal = {
-        let config = &container.record().config;
-        if config.stop_signal.is_empty() { signal::TERM } else { signal::parse(&config.stop_signal)? }
-    };
+    let asked_stop_signal = container.record().config.stop_signal.clone();
+    let stop_signal = if asked_stop_signal.is_empty() { signal::TERM } else { signal::parse(&asked_stop_signal)? };
     if number == signal::KILL
         && let Some(over) = container.start_over()
     {
@@ -190,7 +184,17 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, text: O
     }
     shim.signal(number, false).await.map_err(|error| Failure::internal(&error))?;
     super::tell(inner, container, "kill", &[("signal", &number.to_string())]);
+    // As dockerd: any signal thaws it, where nobody said with which one it stops.
+    let thaws = asked_stop_signal.is_empty() || number == stop_signal;
+    if thaws && container.phase() == Phase::Paused {
+        unpause(inner, container).await?;
+    }
     Ok(())
+}
+
+/// The number of a signal by its name or number; SIGKILL when nothing is said.
+pub(crate) fn killing(text: Option<&str>) -> Result<i32, Failure> {
+    text.filter(|text| !text.is_empty()).map_or(Ok(signal::KILL), signal::parse)
 }
 
 /// Stops it when it runs, then starts it.

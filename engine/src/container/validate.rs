@@ -11,7 +11,7 @@ mod platform;
 use super::signal;
 use crate::cdi;
 use crate::model::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy, UpdateRequest};
-use crate::options::{EngineOptions, INNER_RUNTIMES, LIBCONTAINER_RUNTIME};
+use crate::options::{EngineOptions, LIBCONTAINER_RUNTIME};
 use crate::runtime::capabilities;
 
 const MIB: i64 = 1024 * 1024;
@@ -118,6 +118,9 @@ pub fn host_config(
     logging::LogOptions::read(&host.log_config)?;
     namespaces(config, host)?;
     remapped(options, host)?;
+    if let Some(path) = host.tmpfs.iter().flatten().map(|(path, _)| path).find(|path| !path.starts_with('/')) {
+        return invalid(format!("invalid mount path: '{path}' mount path must be absolute"));
+    }
     super::ports::publish_list(config, host)?;
     for entry in host.extra_hosts.iter().flatten() {
         extra_host(entry)?;
@@ -185,7 +188,7 @@ pub fn restart_policy(policy: &RestartPolicy) -> Result<(), Failure> {
 }
 
 fn runtime(options: &EngineOptions, name: &str) -> Result<(), Failure> {
-    if name.is_empty() || INNER_RUNTIMES.contains(&name) || options.runtimes.contains_key(name) {
+    if name.is_empty() || options.is_inner_runtime(name) || options.runtimes.contains_key(name) {
         return Ok(());
     }
     invalid(format!("unknown or invalid runtime name: {name}"))
@@ -447,9 +450,19 @@ mod tests {
     }
 
     #[test]
+    fn a_tmpfs_has_an_absolute_path() {
+        let tmpfs =
+            |path: &str| HostConfig { tmpfs: Some([(path.to_owned(), String::new())].into()), ..HostConfig::default() };
+        assert_eq!(refused(&tmpfs("rel")), "invalid mount path: 'rel' mount path must be absolute");
+        host_config(&EngineOptions::default(), &ContainerConfig::default(), &tmpfs("/abs")).expect("absolute");
+    }
+
+    #[test]
     fn names_that_do_not_exist_are_refused() {
         let host = HostConfig { runtime: "nope".to_owned(), ..HostConfig::default() };
         assert_eq!(refused(&host), "unknown or invalid runtime name: nope");
+        let host = HostConfig { runtime: "runc".to_owned(), ..HostConfig::default() };
+        host_config(&EngineOptions::default(), &ContainerConfig::default(), &host).expect("dockerd's own");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::Inner;
 use crate::container::defaults;
 use crate::container::lifecycle::Phase;
-use crate::model::{EngineInfo, EngineVersion, ImageListOptions, RuntimeInfo};
-use crate::options::{EngineOptions, INNER_RUNTIMES, SeccompDefault};
+use crate::model::{EngineInfo, EngineVersion, RuntimeInfo};
+use crate::options::{EngineOptions, SeccompDefault};
 use crate::stats::{Cgroups, host_memory};
 
 fn architecture() -> &'static str {
@@ -41,7 +41,7 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
         containers_running: running,
         containers_paused: paused,
         containers_stopped: stopped,
-        images: inner.images.list(&ImageListOptions::default()).map_or(0, |images| images.len()),
+        images: inner.images.count(),
         driver: "overlay2".to_owned(),
         driver_status: vec![
             ("Backing Filesystem".to_owned(), backing_file_system(inner)),
@@ -113,9 +113,9 @@ fn warnings(info: &EngineInfo, options: &EngineOptions) -> Option<Vec<String>> {
 fn runtimes(inner: &Arc<Inner>) -> BTreeMap<String, RuntimeInfo> {
     let current = inner.current();
     let binaries = current.runtimes.iter().map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()));
-    INNER_RUNTIMES
-        .iter()
-        .map(|name| ((*name).to_owned(), String::new()))
+    current
+        .inner_runtimes()
+        .map(|name| (name.to_owned(), String::new()))
         .chain(binaries)
         .map(|(name, path)| (name, RuntimeInfo { path }))
         .collect()

@@ -11,7 +11,7 @@ use super::document::{Document, NewDocument, host_architecture};
 use super::import::new_name;
 use super::layer::{LayerError, LayerPin};
 use super::{Inner, NewImage, invalid};
-use crate::model::ImageConfig;
+use crate::model::{ContainerConfig, ImageConfig};
 
 /// What a commit is to become.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub(crate) struct NewImageRequest {
     pub(crate) config: ImageConfig,
     /// The container.
     pub(crate) container: String,
+    /// What ran there.
+    pub(crate) container_config: ContainerConfig,
     /// Its image.
     pub(crate) image: Digest,
     /// That image's layers, the lowest first.
@@ -64,6 +66,7 @@ pub(super) fn commit(inner: &Arc<Inner>, request: &NewImageRequest) -> Result<(D
         created_by: &request.created_by,
         layers: &layers,
         base: base.as_ref(),
+        container: Some((&request.container, &request.container_config)),
     }
     .to_json()
     .map_err(|error| Failure::internal(&error))?;

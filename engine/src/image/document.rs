@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use shoal_proto::time::Timestamp;
 
 use super::digest::Digest;
-use crate::model::ImageConfig;
+use crate::model::{ContainerConfig, ImageConfig};
 
 /// Bound of one document.
 pub const LONGEST_DOCUMENT: u64 = 8 << 20;
@@ -31,6 +31,11 @@ pub struct Document {
     pub(super) docker_version: String,
     #[serde(deserialize_with = "crate::model::null_as_default")]
     pub(super) config: ImageConfig,
+    /// The container that it was made of, as Docker keeps it.
+    #[serde(deserialize_with = "crate::model::null_as_default")]
+    pub(super) container: String,
+    #[serde(deserialize_with = "crate::model::null_as_default")]
+    pub(super) container_config: ContainerConfig,
     pub(super) rootfs: Option<RootFs>,
     #[serde(deserialize_with = "crate::model::null_as_default")]
     pub(super) history: Vec<HistoryEntry>,
@@ -148,6 +153,8 @@ pub struct NewDocument<'a> {
     pub layers: &'a [Digest],
     /// The image that it was made of, if that was one.
     pub base: Option<&'a Document>,
+    /// The container that it was made of, if it was one, and what ran there.
+    pub container: Option<(&'a str, &'a ContainerConfig)>,
 }
 
 impl NewDocument<'_> {
@@ -175,6 +182,10 @@ impl NewDocument<'_> {
         put("created", created.into());
         put("os", self.os.into());
         put("variant", self.variant.into());
+        if let Some((id, config)) = self.container {
+            put("container", id.into());
+            put("container_config", serde_json::to_value(config)?);
+        }
         put("history", serde_json::to_value(history)?);
         put("rootfs", serde_json::to_value(rootfs)?);
         document.insert("config".to_owned(), config);
@@ -222,6 +233,7 @@ mod tests {
     fn what_is_written_is_read() {
         let config = ImageConfig { cmd: Some(vec!["sh".to_owned()]), ..ImageConfig::default() };
         let layers = [Digest::of(b"1"), Digest::of(b"2")];
+        let made_in = ContainerConfig { tty: true, ..ContainerConfig::default() };
         let json = NewDocument {
             config: &config,
             architecture: "amd64",
@@ -233,6 +245,7 @@ mod tests {
             created_by: "",
             layers: &layers,
             base: None,
+            container: Some(("c1", &made_in)),
         }
         .to_json()
         .unwrap();
@@ -241,6 +254,7 @@ mod tests {
         let document = Document::parse(&json).unwrap();
         assert_eq!(document.config, config);
         assert_eq!(document.layers(), layers);
+        assert_eq!((document.container.as_str(), &document.container_config), ("c1", &made_in));
         assert_eq!(document.created(), Timestamp(1_500_000_000_120_000_000));
     }
 

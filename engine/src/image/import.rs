@@ -42,6 +42,7 @@ pub(super) fn import(
         created_by: "",
         layers: &[layer.record().digest],
         base: None,
+        container: None,
     }
     .to_json()
     .map_err(|error| Failure::internal(&error))?;

@@ -155,6 +155,8 @@ pub(super) fn inspect(catalog: &Catalog, layers: &LayerStore, image: &ImageEntry
         docker_version: document.docker_version.clone(),
         author: document.author.clone(),
         config: document.config.clone(),
+        container: document.container.clone(),
+        container_config: document.container_config.clone(),
         architecture: document.architecture.clone(),
         variant: document.variant.clone(),
         os: image.record.os.clone(),

@@ -109,6 +109,12 @@ model! {
         pub author: String,
         /// Defaults of containers.
         pub config: ImageConfig,
+        /// The container that it was made of; for clients of old only.
+        #[serde(skip)]
+        pub container: String,
+        /// What ran there; for clients of old only.
+        #[serde(skip)]
+        pub container_config: ContainerConfig,
         /// Processor architecture, in Go's words.
         pub architecture: String,
         /// Variant of it.

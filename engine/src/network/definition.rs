@@ -179,14 +179,16 @@ pub(super) fn read_request(request: &NetworkCreate) -> Result<Wish, Failure> {
     Ok(wish)
 }
 
+/// Bytes of a network's name. Enough for anybody, and no burden for whoever keeps it in memory.
+const LONGEST_NAME: usize = 255;
+
 fn check_name(name: &str) -> Result<(), Failure> {
-    let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
-    let goes_on_well = name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_.-".contains(letter));
-    if name.is_empty() {
+    // As dockerd, which takes all that is not blank.
+    if name.trim().is_empty() {
         return Err(invalid("invalid network name: name is empty"));
     }
-    if !starts_well || !goes_on_well || name.len() > 255 {
-        return Err(invalid(format!("invalid network name {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")));
+    if name.len() > LONGEST_NAME {
+        return Err(invalid(format!("invalid network name: it has more than {LONGEST_NAME} bytes")));
     }
     if matches!(name, "bridge" | "host" | "none" | "default" | "container") {
         let message = format!("operation is not permitted on predefined {name} network ");
@@ -381,7 +383,11 @@ mod tests {
             (request(pool("10.9.0.0/16", "", ""), &[(OPTION_BRIDGE, "a-name-that-is-too-long")]), "at most 15"),
             (request(pool("10.9.0.0/16", "", ""), &[(OPTION_MTU, "12")]), "between 68"),
             (NetworkCreate::default(), "name is empty"),
-            (NetworkCreate { name: "-x".to_owned(), ..NetworkCreate::default() }, "invalid network name"),
+            (
+                NetworkCreate { name: " \t".to_owned(), ..NetworkCreate::default() },
+                "invalid network name: name is empty",
+            ),
+            (NetworkCreate { name: "x".repeat(256), ..NetworkCreate::default() }, "more than 255 bytes"),
             (NetworkCreate { name: "host".to_owned(), ..NetworkCreate::default() }, "predefined host network"),
         ];
         for (request, expected) in cases {

@@ -163,7 +163,7 @@ fn mount_and_network_cases() -> Vec<Case> {
             json!({"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1"}),
             Prints("cat /proc/sys/net/ipv4/conf/eth0/log_martians", "1"),
         ),
-        endpoint("DriverOpts", json!({"colour": "red"}), Refused("colour")),
+        endpoint("DriverOpts", json!({"com.docker.network.endpoint.colour": "red"}), Refused("colour")),
         endpoint("GwPriority", json!(5), Shows("/NetworkSettings/Networks/lan/GwPriority", json!(5))),
     ]
 }

@@ -310,6 +310,7 @@ pub(crate) async fn a_commit_is_an_image_of_what_changed(host: Host) -> Host {
     let shown = host.engine.images().inspect("made:1").unwrap();
     assert_eq!((shown.id, shown.author.as_str(), shown.comment.as_str()), (image.to_string(), "me", "why"));
     assert_eq!(shown.root_fs.layers.len(), 2);
+    assert_eq!((shown.container, shown.container_config.cmd.map(|cmd| cmd.len())), (id.clone(), Some(3)));
     let history = host.engine.images().history("made:1").unwrap();
     // As in dockerd, a file whose name says that another one is gone says so in the image, and has no size there.
     assert_eq!((history.len(), history[0].size), (2, "new\nx\n".len() as i64));

@@ -108,6 +108,16 @@ pub(crate) async fn pause_freezes(host: Host) -> Host {
     containers.unpause("p1").await.unwrap();
     host.until("it writes again", async || host.output(&id).await.len() > before).await;
     assert_eq!(containers.unpause("p1").await.unwrap_err().message, format!("container {id} is not paused"));
+    // As in dockerd a signal gets through, and lets it go on.
+    containers.pause("p1").await.unwrap();
+    containers.kill("p1", Some("CONT")).await.unwrap();
+    assert_eq!(host.status(&id).await, "running");
+    assert_eq!(containers.kill("p2", Some("nope")).await.unwrap_err().kind, ErrorKind::InvalidArgument);
+    let missing = containers.kill("p2", None).await.unwrap_err();
+    assert_eq!(
+        (missing.kind, missing.message.as_str()),
+        (ErrorKind::NotFound, "cannot kill container: p2: No such container: p2")
+    );
     containers.pause("p1").await.unwrap();
     containers.stop("p1", StopOptions { signal: None, timeout_s: Some(1) }).await.unwrap();
     host
@@ -376,13 +386,28 @@ pub(crate) async fn networks_connect(host: Host) -> Host {
     host.engine.containers().start(&shared).await.unwrap();
     assert_eq!(ended.await.status_code, 0);
     let mut both = request(&["ip", "-o", "addr"], on("lan"));
-    both.networking_config =
-        NetworkingConfig { endpoints_config: Some([("bridge".to_owned(), None), ("lan".to_owned(), None)].into()) };
+    let endpoints = |names: &[&str], settings: Option<EndpointSettings>| NetworkingConfig {
+        endpoints_config: Some(names.iter().map(|name| ((*name).to_owned(), settings.clone())).collect()),
+    };
+    both.networking_config = endpoints(&["bridge", "lan"], Some(EndpointSettings::default()));
     let both = host.engine.containers().create(None, both).await.unwrap().id;
     let ended = host.engine.containers().begin_wait(&both, WaitCondition::NextExit).unwrap();
     host.engine.containers().start(&both).await.unwrap();
     ended.await;
     assert!(host.output(&both).await.contains("eth1"), "{}", host.output(&both).await);
+    // As in dockerd: the mode counts only when no network is named otherwise, and an endpoint has settings.
+    let mut other = request(&["true"], on("bridge"));
+    let options = [("key1".to_owned(), "a".to_owned())].into();
+    let settings = EndpointSettings { driver_opts: Some(options), ..EndpointSettings::default() };
+    other.networking_config = endpoints(&["lan"], Some(settings));
+    let other = host.engine.containers().create(None, other).await.unwrap().id;
+    let networks = host.inspect(&other).await.network_settings.networks;
+    assert_eq!(networks.keys().collect::<Vec<_>>(), ["lan"]);
+    assert_eq!(networks["lan"].driver_opts.as_ref().unwrap()["key1"], "a");
+    let mut bare = request(&["true"], on("bridge"));
+    bare.networking_config = endpoints(&["lan"], None);
+    let failure = host.engine.containers().create(None, bare).await.unwrap_err();
+    assert_eq!(failure.message, "no EndpointSettings for lan");
     host
 }
 

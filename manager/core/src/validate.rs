@@ -14,7 +14,7 @@ use shoal_proto::spec::{ClusterSpec, ConfigSpec, NodeSpec, SecretSpec};
 use crate::store::Store;
 
 pub use network::{network, network_removal};
-pub use service::{service, service_update};
+pub use service::{service, service_update, service_warnings};
 
 /// Largest spec, as in Swarm: it has to fit a log entry.
 pub const LARGEST_SPEC: usize = 3 << 19;

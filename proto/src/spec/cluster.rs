@@ -24,6 +24,8 @@ pub struct ClusterSpec {
     pub heartbeat_period: Duration,
     /// Life of a node's certificate.
     pub node_cert_expiry: Duration,
+    /// Number of the root certificate that was asked for; a change would ask for another one.
+    pub force_rotate: u64,
     /// Must managers be unlocked with a key after a restart?
     pub auto_lock_managers: bool,
     /// Log driver of tasks that name none.
@@ -39,6 +41,7 @@ impl Default for ClusterSpec {
             raft: RaftSpec::default(),
             heartbeat_period: Duration::from_secs(1),
             node_cert_expiry: Duration::from_secs(90 * 24 * 3600),
+            force_rotate: 0,
             auto_lock_managers: false,
             default_log_driver: None,
         }
@@ -102,6 +105,8 @@ pub struct SecretSpec {
     /// The payload, 1 byte to 500 KiB. Never printed.
     #[serde(with = "payload")]
     pub data: Vec<u8>,
+    /// Are its placeholders filled on the node, for each task?
+    pub is_template: bool,
 }
 
 impl std::fmt::Debug for SecretSpec {
@@ -121,6 +126,8 @@ pub struct ConfigSpec {
     /// The payload, at most 1000 KiB.
     #[serde(with = "payload")]
     pub data: Vec<u8>,
+    /// Are its placeholders filled on the node, for each task?
+    pub is_template: bool,
 }
 
 /// Payloads as one byte string instead of a list of numbers.

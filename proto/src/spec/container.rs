@@ -78,6 +78,8 @@ pub struct Privileges {
     pub seccomp: SeccompMode,
     /// Switch AppArmor off for this container?
     pub apparmor_disabled: bool,
+    /// Switch SELinux off for this container?
+    pub selinux_disabled: bool,
 }
 
 /// Which system-call filter a container gets.

@@ -28,6 +28,9 @@ pub struct ServiceSpec {
     pub rollback: Option<UpdateConfig>,
     /// How clients reach it.
     pub endpoint: EndpointSpec,
+    /// Did the user name the networks beside the task's template, as before API 1.25? They are kept in the template, and
+    /// shown where they were given.
+    pub networks_beside: bool,
 }
 
 /// How many tasks a service has.
@@ -91,7 +94,7 @@ pub struct ResourceAmount {
     pub memory_bytes: i64,
     /// Processes (limit only); 0 is no limit.
     pub pids: i64,
-    /// Counted generic resources by kind (reservation only).
+    /// Counted generic resources by kind (reservation only). A named one is one of the kind `kind=name`: no node has any.
     pub generic: BTreeMap<String, i64>,
 }
 
@@ -141,18 +144,13 @@ pub struct RestartPolicy {
     pub delay: Duration,
     /// Replacements in one window; 0 is no limit.
     pub max_attempts: u64,
-    /// Window in which attempts count; zero is for ever.
-    pub window: Duration,
+    /// Window in which attempts count; zero, and `None`, are for ever. Kept apart because users see what they said.
+    pub window: Option<Duration>,
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self {
-            condition: RestartCondition::Any,
-            delay: Duration::from_secs(5),
-            max_attempts: 0,
-            window: Duration::ZERO,
-        }
+        Self { condition: RestartCondition::Any, delay: Duration::from_secs(5), max_attempts: 0, window: None }
     }
 }
 

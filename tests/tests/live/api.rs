@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use shoal_tests::command::{Said, command, run_with_input};
 use shoal_tests::image::NAME;
 use shoal_tests::lab::{Lab, live};
+use shoal_tests::wait;
 
 /// The CLIs that are on this machine: docker's own and Debian's.
 fn clis() -> Vec<&'static str> {
@@ -172,6 +173,47 @@ fn bad_requests_get_clear_answers() -> anyhow::Result<()> {
         "501",
     )?;
     contains(&post("/swarm/init", "{}")?, "already part of a swarm")?;
+    lab.down()
+}
+
+/// As docker-py's tests do it: a change that is based on what the API said just before.
+#[test]
+fn what_is_told_of_a_new_cluster_holds() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("api-new", 1, 0)?;
+    for _ in 0..3 {
+        lab.ok("m1", "swarm leave --force")?;
+        lab.ok("m1", "swarm init --advertise-addr eth0")?;
+        let version = || lab.ok("m1", "node inspect self --format {{.Version.Index}}");
+        let before = version()?;
+        // Changes of the cluster, one after the other, so that whatever is still under way comes to its end.
+        for name in ["one", "two", "three"] {
+            lab.ok("m1", &format!("config create {name} /etc/hostname"))?;
+            wait::pause(Duration::from_millis(200));
+        }
+        ensure!(before == version()?, "the node has changed by itself since version {before}");
+    }
+    lab.down()
+}
+
+#[test]
+fn networks_have_any_name() -> anyhow::Result<()> {
+    if !live() {
+        return Ok(());
+    }
+    let lab = Lab::up("api-name", 1, 0)?;
+    lab.load_image(&["m1"])?;
+    for name in ["test 01", ".x", "a/b", "Käse"] {
+        lab.docker("m1", &["network", "create", name])?.ok()?;
+        lab.docker("m1", &["run", "-d", "--name", "kept", "--network", name, NAME, "sleep", "100"])?.ok()?;
+        contains(&lab.docker("m1", &["network", "inspect", name])?.ok()?, "\"Name\": \"kept\"")?;
+        lab.docker("m1", &["network", "disconnect", "-f", name, "kept"])?.ok()?;
+        lab.docker("m1", &["rm", "-f", "kept"])?.ok()?;
+        lab.docker("m1", &["network", "rm", name])?.ok()?;
+    }
+    contains(&lab.docker("m1", &["network", "create", " "])?.refused()?, "empty")?;
     lab.down()
 }
 

@@ -19,7 +19,7 @@ mod recorded;
 mod testcontainers;
 mod versions;
 
-use recorded::{Asked, COPIES, GONE, LISTS, NAMES_AND_PAUSES, PRUNES, PYTHON, SHAPE, UPDATES, WAITS_AND_TOPS};
+use recorded::{Asked, COPIES, FAULTS, GONE, LISTS, NAMES_AND_PAUSES, PRUNES, PYTHON, SHAPE, UPDATES, WAITS_AND_TOPS};
 
 /// A daemon that is asked.
 struct Daemon {
@@ -88,7 +88,8 @@ impl Daemon {
 
     fn ask(&self, questions: &[Asked]) -> anyhow::Result<()> {
         for asked in questions {
-            let (status, text) = self.api(asked.method, asked.path, asked.body.as_bytes())?;
+            let body = asked.body.replace("IMAGE", NAME);
+            let (status, text) = self.api(asked.method, asked.path, body.as_bytes())?;
             let (code, says) = if self.is_dockerd { asked.recorded } else { asked.here.unwrap_or(asked.recorded) };
             let says_so = text.to_lowercase().contains(&says.to_lowercase());
             ensure!(
@@ -201,6 +202,7 @@ fn what_dockerd_answers() -> anyhow::Result<()> {
     let daemon = Daemon::up("conform")?;
     furnish(&daemon)?;
     daemon.ask(NAMES_AND_PAUSES).context("names and pauses")?;
+    daemon.ask(FAULTS).context("faults")?;
     daemon.ask(WAITS_AND_TOPS).context("waits and tops")?;
     lists(&daemon).context("lists")?;
     daemon.ok("run -d --rm --name auto IMAGE sleep 1000")?;

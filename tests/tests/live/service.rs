@@ -145,10 +145,16 @@ fn secrets_and_configs_reach_only_their_tasks() -> anyhow::Result<()> {
     };
     create("secret", "password", b"xyzzy")?;
     create("config", "motd", b"hello")?;
-    lab.service("m1", "s", "--constraint node.role==worker --secret password --config motd", &["sleep", "1000"])?;
+    let template = lab.docker_command("m1", &["config", "create", "--template-driver", "golang", "page", "-"]);
+    let text = b"{{.Service.Name}}.{{.Task.Slot}} of {{.Service.Labels.tier}}: {{secret \"password\"}} {{env \"A\"}}";
+    shoal_tests::command::run_with_input(template, text)?.ok()?;
+    let options =
+        "--constraint node.role==worker --secret password --config motd --config page --label tier=front -e A=b";
+    lab.service("m1", "s", options, &["sleep", "1000"])?;
     converged(&lab, "m1", "s", "1/1")?;
     let container = lab.ok("w1", "ps -q")?;
     ensure!(lab.ok("w1", &format!("exec {container} cat /run/secrets/password /motd"))? == "xyzzyhello");
+    ensure!(lab.ok("w1", &format!("exec {container} cat /page"))? == "s.1 of front: xyzzy b");
     let mount = lab.ok("w1", &format!("exec {container} mount"))?;
     ensure!(mount.lines().any(|line| line.contains("/run/secrets") && line.contains("tmpfs")), "not a tmpfs: {mount}");
     let refused = lab.docker("m1", &["secret", "rm", "password"])?.refused()?;

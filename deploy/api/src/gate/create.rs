@@ -22,6 +22,7 @@ const DRIVER_IGNORED: &str = "WARNING: the container-wide volume-driver configur
 /// When it asks for what its version does not have, and ignoring that would be worse.
 pub(crate) fn create(request: &mut CreateRequest, version: ApiVersion, unified: bool) -> Result<Vec<String>, ApiError> {
     defaults(request, version, unified);
+    network_mode(request);
     limits(request, version);
     mounts(request, version)?;
     let mut warnings = Vec::new();
@@ -59,6 +60,20 @@ fn defaults(request: &mut CreateRequest, version: ApiVersion, unified: bool) {
         && let Some(check) = &mut request.config.healthcheck
     {
         check.start_interval = 0;
+    }
+}
+
+/// As dockerd since 26, for clients of every version: `default` is another word for the network that it stands for.
+fn network_mode(request: &mut CreateRequest) {
+    let mode = &mut request.host_config.network_mode;
+    if matches!(mode.as_str(), "" | "default") {
+        "bridge".clone_into(mode);
+    }
+    let endpoints = request.networking_config.endpoints_config.as_mut();
+    if let Some(endpoints) = endpoints
+        && let Some(of_default) = endpoints.remove("default")
+    {
+        endpoints.insert("bridge".to_owned(), of_default);
     }
 }
 
@@ -235,6 +250,19 @@ mod tests {
         let mut request = CreateRequest::default();
         create(&mut request, ApiVersion::new(1, 40), true).expect("request");
         assert!(request.host_config.cgroupns_mode.is_empty(), "there is no default of old for these cgroups");
+    }
+
+    #[test]
+    fn the_default_network_has_a_name() {
+        for minor in [24, 43, 51] {
+            for given in [r"{}", r#"{"NetworkMode":""}"#, r#"{"NetworkMode":"default"}"#] {
+                assert_eq!(host(minor, given).network_mode, "bridge");
+            }
+            assert_eq!(host(minor, r#"{"NetworkMode":"none"}"#).network_mode, "none");
+        }
+        let body = r#"{"NetworkingConfig":{"EndpointsConfig":{"default":{"GwPriority":5}}}}"#;
+        let endpoints = gated(51, body).expect("request").0.networking_config.endpoints_config.expect("endpoints");
+        assert_eq!(endpoints.keys().collect::<Vec<_>>(), ["bridge"]);
     }
 
     #[test]

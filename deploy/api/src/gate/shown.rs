@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use shoal_engine::model::{ContainerConfig, ContainerInspect, ContainerSummary, ImageInspect, ImageSummary};
+use shoal_engine::model::{ContainerInspect, ContainerSummary, ImageInspect, ImageSummary};
 use shoal_proto::error::Failure;
 
 use crate::version::ApiVersion;
@@ -21,7 +21,8 @@ pub(crate) fn containers(list: &mut [ContainerSummary], version: ApiVersion) {
 
 /// One container: until 1.44 its names on a network of its own were among its aliases.
 pub(crate) fn container(shown: &mut ContainerInspect, version: ApiVersion) {
-    if version.at_least(45) {
+    // Of old they came with the first start.
+    if version.at_least(45) || shown.state.started_at == NO_INSTANT {
         return;
     }
     let names = [shown.id.get(..12).unwrap_or_default().to_owned(), shown.config.hostname.clone()];
@@ -63,8 +64,8 @@ pub(crate) fn image(image: &ImageInspect, version: ApiVersion) -> Result<Value, 
         shown.entry("Created").or_insert_with(|| NO_INSTANT.into());
     }
     if !version.at_least(45) {
-        shown.insert("Container".to_owned(), "".into());
-        shown.insert("ContainerConfig".to_owned(), Value::Object(members(&ContainerConfig::default())?));
+        shown.insert("Container".to_owned(), image.container.clone().into());
+        shown.insert("ContainerConfig".to_owned(), Value::Object(members(&image.container_config)?));
     }
     if !version.at_least(50)
         && let Some(Value::Object(config)) = shown.get_mut("Config")
@@ -163,10 +164,11 @@ mod tests {
         assert_eq!((&list(43)[0]["VirtualSize"], list(44)[0].get("VirtualSize")), (&json!(7), None));
         assert_eq!((&list(42)[0]["RepoTags"], &list(43)[0]["RepoTags"]), (&json!(["<none>:<none>"]), &json!([])));
         assert_eq!(list(42)[0]["RepoDigests"], json!(["<none>@<none>"]));
-        let one = |minor| image(&ImageInspect { size: 7, ..ImageInspect::default() }, version(minor)).expect("image");
+        let of_container = ImageInspect { size: 7, container: "c1".to_owned(), ..ImageInspect::default() };
+        let one = |minor| image(&of_container, version(minor)).expect("image");
         assert_eq!((&one(43)["VirtualSize"], one(44).get("VirtualSize")), (&json!(7), None));
         assert_eq!((&one(43)["Created"], one(44).get("Created")), (&json!(NO_INSTANT), None));
-        assert_eq!((&one(44)["Container"], one(45).get("Container")), (&json!(""), None));
+        assert_eq!((&one(44)["Container"], one(45).get("Container")), (&json!("c1"), None));
         assert_eq!((&one(44)["ContainerConfig"]["Tty"], one(45).get("ContainerConfig")), (&json!(false), None));
         assert_eq!((&one(49)["Config"]["Hostname"], one(50)["Config"].get("Hostname")), (&json!(""), None));
         assert_eq!((&one(49)["Config"]["StdinOnce"], one(50)["Config"].get("StdinOnce")), (&json!(false), None));
@@ -174,15 +176,18 @@ mod tests {
 
     #[test]
     fn names_of_containers_were_aliases() {
-        let aliases = |minor, network: &str| {
+        let aliases_at = |minor, network: &str, started_at: &str| {
             let mut shown = ContainerInspect { id: "0123456789abcdef".to_owned(), ..ContainerInspect::default() };
+            started_at.clone_into(&mut shown.state.started_at);
             "web".clone_into(&mut shown.config.hostname);
             let settings = EndpointSettings { aliases: Some(vec!["web".to_owned()]), ..EndpointSettings::default() };
             shown.network_settings.networks.insert(network.to_owned(), settings);
             container(&mut shown, version(minor));
             shown.network_settings.networks[network].aliases.clone().expect("aliases")
         };
+        let aliases = |minor, network: &str| aliases_at(minor, network, "2026-01-01T00:00:00Z");
         assert_eq!(aliases(44, "net"), ["web", "0123456789ab"]);
+        assert_eq!(aliases_at(44, "net", NO_INSTANT), ["web"]);
         assert_eq!((aliases(45, "net"), aliases(44, "bridge")), (vec!["web".to_owned()], vec!["web".to_owned()]));
     }
 

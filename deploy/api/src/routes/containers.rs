@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use shoal_engine::container::{ListOptions, RemoveOptions, StopOptions};
 use shoal_engine::model::{CreateRequest, HostConfig, NetworkingConfig, UpdateRequest};
 use shoal_engine::stats::Cgroups;
@@ -33,20 +32,29 @@ pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     json(&list)
 }
 
-/// The two objects that stand among the members of a container's configuration.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Others {
-    host_config: Option<HostConfig>,
-    networking_config: Option<NetworkingConfig>,
+/// Takes a member out of an object, however its name is spelt; one that is spelt exactly so wins.
+fn take(members: &mut Map<String, Value>, name: &str) -> Value {
+    let spellings: Vec<String> = members.keys().filter(|key| key.eq_ignore_ascii_case(name)).cloned().collect();
+    let mut taken: Vec<_> = spellings.iter().filter_map(|key| Some((key == name, members.remove(key)?))).collect();
+    taken.sort_by_key(|(exact, _)| !exact);
+    taken.into_iter().next().map_or(Value::Null, |(_, value)| value)
 }
 
-fn create_request(body: Value) -> Result<CreateRequest, ApiError> {
-    let others: Others = decode_value(body.clone())?;
+/// The two objects that stand among the members of a container's configuration are decoded on their own.
+fn create_request(mut body: Value) -> Result<CreateRequest, ApiError> {
+    let mut other = |name: &str| body.as_object_mut().map_or(Value::Null, |members| take(members, name));
+    let (host_config, networking_config, runtime) = (other("HostConfig"), other("NetworkingConfig"), other("Runtime"));
+    let mut host_config = decode_value::<Option<HostConfig>>(host_config)?.unwrap_or_default();
+    // Where docker-py puts it. dockerd passes over it there, which is not what was asked for.
+    if let Value::String(name) = runtime
+        && host_config.runtime.is_empty()
+    {
+        host_config.runtime = name;
+    }
     Ok(CreateRequest {
         config: decode_value(body)?,
-        host_config: others.host_config.unwrap_or_default(),
-        networking_config: others.networking_config.unwrap_or_default(),
+        host_config,
+        networking_config: decode_value::<Option<NetworkingConfig>>(networking_config)?.unwrap_or_default(),
         ..CreateRequest::default()
     })
 }
@@ -182,5 +190,9 @@ mod tests {
         assert_eq!(endpoint.ipam_config.as_ref().expect("addresses").ipv4_address, "10.0.0.9");
         assert!(create_request(serde_json::json!({ "HostConfig": null, "Image": "a" })).is_ok());
         assert!(create_request(serde_json::json!([])).is_err());
+        let beside = serde_json::json!({ "Runtime": "runc", "HostConfig": null });
+        assert_eq!(create_request(beside).expect("request").host_config.runtime, "runc");
+        let twice = serde_json::json!({ "hostconfig": { "PidsLimit": 1 }, "HostConfig": { "PidsLimit": 2 } });
+        assert_eq!(create_request(twice).expect("request").host_config.pids_limit, Some(2));
     }
 }

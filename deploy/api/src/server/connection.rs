@@ -23,6 +23,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 
 use super::activity::Activity;
+use super::framing::{self, Place};
 use super::sniff::{self, Intent};
 
 /// How often a half-closed peer is asked whether it is gone altogether.
@@ -102,10 +103,12 @@ struct HeldOutput {
 pub(crate) struct ConnectionIo {
     transport: Box<dyn Transport>,
     activity: Arc<Activity>,
-    /// The first head, until it is complete.
-    head: Option<BytesMut>,
-    /// What was read for the head, to be given to hyper.
+    /// Where the input is.
+    place: Place,
+    /// What was read for a head, to be given to hyper.
     unread: Bytes,
+    /// Does the client read what follows a head through the buffer that it read the head through?
+    reads_on: bool,
     /// Has hyper written without a flush that went through? It closes a connection whose input has ended without
     /// waiting for its last bytes to leave.
     unflushed: bool,
@@ -130,8 +133,9 @@ impl ConnectionIo {
         Self {
             transport,
             activity,
-            head: Some(BytesMut::new()),
+            place: Place::Head(BytesMut::new()),
             unread: Bytes::new(),
+            reads_on: false,
             unflushed: false,
             ended: false,
             taken_over: false,
@@ -148,17 +152,21 @@ impl ConnectionIo {
     /// a read after it waits until the peer is gone altogether, and then fails.
     pub(crate) fn take_over(&mut self, read_ahead: Bytes) {
         self.taken_over = true;
-        if !read_ahead.is_empty() {
-            let mut unread = BytesMut::from(read_ahead.as_ref());
-            unread.extend_from_slice(&self.unread);
-            self.unread = unread.freeze();
+        let mut unread = BytesMut::from(read_ahead.as_ref());
+        unread.extend_from_slice(&self.unread);
+        if let Place::Head(begun) = std::mem::replace(&mut self.place, Place::Opaque) {
+            unread.extend_from_slice(&begun);
         }
+        self.unread = unread.freeze();
     }
 
     /// After the head of an answer: what is written waits until the client has taken that. Clients that read a head through a
     /// buffer and what follows without it (docker-py) lose what they got in one piece with the head; dockerd is too slow for
-    /// them to notice.
+    /// them to notice. Docker's own CLI, and what else is made of its Go packages, reads on through its buffer, and need not wait.
     pub(crate) fn hold_output(&mut self) {
+        if self.reads_on {
+            return;
+        }
         self.held = Some(HeldOutput { limit: Box::pin(tokio::time::sleep(HEAD_READ_WITHIN)), nobody_tells: false });
     }
 
@@ -183,45 +191,77 @@ impl ConnectionIo {
         Poll::Ready(())
     }
 
-    /// Reads until the first head is complete, and adapts it.
+    /// Reads until a head is complete, and adapts it.
     fn poll_head(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(head) = &mut self.head {
+        while self.unread.is_empty() && !self.ended {
             let mut space = [0; 4096];
             let mut buffer = ReadBuf::new(&mut space);
             ready!(Pin::new(&mut self.transport).poll_read(task, &mut buffer))?;
             let data = buffer.filled();
-            head.extend_from_slice(data);
-            let complete = sniff::head_length(head);
-            if complete.is_none() && !data.is_empty() && head.len() < sniff::HEAD_LIMIT_BYTES {
-                continue;
-            }
             self.ended = data.is_empty();
-            let all = std::mem::take(head);
-            self.head = None;
-            let Some(length) = complete else {
-                self.unread = all.freeze();
-                break;
-            };
-            let (mut all, length) = match sniff::with_encoded_target(&all[..length]) {
-                None => (all, length),
-                Some(mut encoded) => {
-                    let length_now = encoded.len();
-                    encoded.extend_from_slice(&all[length..]);
-                    (encoded, length_now)
-                }
-            };
-            let intent = sniff::intent(&all[..length]);
-            self.takes_over = intent != Intent::Plain;
-            if intent == Intent::RawTakeOver {
-                let first = all.split_to(length);
-                let mut adapted = BytesMut::from(sniff::with_upgrade(&first).as_ref());
-                adapted.extend_from_slice(&all);
-                all = adapted;
-                self.answer = Some(BytesMut::new());
+            let quiet = !self.unflushed && !self.activity.is_busy(task);
+            let mut out = BytesMut::new();
+            self.pass(data, quiet, &mut out);
+            if let Place::Head(begun) = &mut self.place
+                && (self.ended || framing::is_too_long(begun))
+            {
+                // Not for us to say what is wrong with it.
+                out.extend_from_slice(&std::mem::take(begun));
+                self.place = Place::Opaque;
             }
-            self.unread = all.freeze();
+            self.unread = out.freeze();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Passes input on, heads as hyper is to see them. `quiet`: is no answer under way?
+    fn pass(&mut self, data: &[u8], quiet: bool, out: &mut BytesMut) {
+        let mut data = BytesMut::from(data);
+        while !data.is_empty() {
+            match &mut self.place {
+                Place::Head(begun) => {
+                    begun.extend_from_slice(&data);
+                    let Some(length) = sniff::head_length(begun) else { return };
+                    let mut head = std::mem::take(begun);
+                    data = head.split_off(length);
+                    self.adapt(&head, quiet, out);
+                }
+                Place::Body(_) | Place::Opaque => {
+                    let passed = self.place.pass_body(&data);
+                    out.extend_from_slice(&data.split_to(passed));
+                }
+            }
+        }
+    }
+
+    /// Of what was read into `buffer`, keeps what comes behind the end of a body.
+    fn keep_heads(&mut self, before: usize, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) {
+        let end = before + self.place.pass_body(&buffer.filled()[before..]);
+        if end == buffer.filled().len() {
+            return;
+        }
+        let quiet = !self.unflushed && !self.activity.is_busy(task);
+        let mut out = BytesMut::new();
+        let rest = buffer.filled()[end..].to_vec();
+        buffer.set_filled(end);
+        self.pass(&rest, quiet, &mut out);
+        self.unread = out.freeze();
+    }
+
+    fn adapt(&mut self, head: &[u8], quiet: bool, out: &mut BytesMut) {
+        let encoded = sniff::with_encoded_target(head);
+        let head = encoded.as_deref().unwrap_or(head);
+        let intent = sniff::intent(head);
+        self.takes_over = intent != Intent::Plain;
+        self.reads_on = sniff::reads_on(head);
+        self.place = if self.takes_over { Place::Opaque } else { Place::after(head) };
+        // The answer is rewritten: it has to be the next one.
+        if intent == Intent::RawTakeOver && quiet {
+            out.extend_from_slice(&sniff::with_upgrade(head));
+            self.answer = Some(BytesMut::new());
+        } else {
+            out.extend_from_slice(head);
+        }
     }
 
     /// The peer ended its input: may hyper know?
@@ -266,7 +306,9 @@ impl ConnectionIo {
 impl AsyncRead for ConnectionIo {
     fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_head(task))?;
+        if !this.taken_over && matches!(this.place, Place::Head(_)) {
+            ready!(this.poll_head(task))?;
+        }
         if !this.unread.is_empty() {
             let length = this.unread.len().min(buffer.remaining());
             buffer.put_slice(&this.unread.split_to(length));
@@ -275,6 +317,7 @@ impl AsyncRead for ConnectionIo {
         if !this.ended {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.transport).poll_read(task, buffer))?;
+            this.keep_heads(before, task, buffer);
             if buffer.filled().len() > before || buffer.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -331,6 +374,23 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_reads_on_through_its_buffer_does_not_wait() {
+        for (agent, waits) in [("Docker-Client/28.0 (linux)", false), ("docker-sdk-python/7.1.0", true)] {
+            let (here, mut there) = UnixStream::pair().expect("pair");
+            let mut io = ConnectionIo::new(Box::new(here), Arc::default());
+            let head = format!("POST /exec/a/start HTTP/1.1\r\nUser-Agent: {agent}\r\nUpgrade: tcp\r\n\r\n");
+            there.write_all(head.as_bytes()).await.expect("write");
+            io.read_exact(&mut vec![0; head.len()]).await.expect("read");
+            io.take_over(Bytes::new());
+            // Nobody has read the head of the answer.
+            io.write_all(b"head").await.expect("write");
+            io.hold_output();
+            let output = io.write_all(b"output").now_or_never();
+            assert_eq!(output.is_none(), waits, "{agent}");
+        }
+    }
 
     #[tokio::test]
     async fn who_waits_is_woken_when_the_peer_has_read_the_head() {

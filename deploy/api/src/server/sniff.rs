@@ -4,8 +4,8 @@
 //! dockerd takes a connection over (attach, exec) whether or not the client sent `Upgrade: tcp`; to clients that did
 //! not it answers `200 OK` without a length. hyper hands a connection over only after a `101`. So the first head of a
 //! connection is looked at before hyper sees it: to a take-over without `Upgrade` that header is added, and in hyper's
-//! answer the `101` is turned into the `200` that such a client expects. Only the first request of a connection is
-//! treated so; on a later one the output is sent as an ordinary chunked body, and there is no input.
+//! answer the `101` is turned into the `200` that such a client expects. A request that comes while another one is still
+//! answered is not treated so: its output is sent as an ordinary chunked body, and there is no input.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -17,7 +17,7 @@ pub(crate) fn head_length(data: &[u8]) -> Option<usize> {
     data.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// What the first head of a connection asks for.
+/// What a head asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Intent {
     /// An ordinary request.
@@ -42,6 +42,14 @@ pub(crate) fn intent(head: &[u8]) -> Intent {
     }
     let has_upgrade = lines.any(|line| line.split(':').next().is_some_and(|n| n.eq_ignore_ascii_case("upgrade")));
     if has_upgrade { Intent::Upgrade } else { Intent::RawTakeOver }
+}
+
+/// Is it from a client that is known to read what follows the head of an answer through the same buffer?
+pub(crate) fn reads_on(head: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(head) else { return false };
+    let agent = text.split("\r\n").filter_map(|line| line.split_once(':'));
+    let agent = agent.filter(|(name, _)| name.eq_ignore_ascii_case("user-agent")).map(|(_, value)| value.trim()).next();
+    agent.is_some_and(|agent| agent.starts_with("Docker-Client/") || agent.starts_with("Go-http-client/"))
 }
 
 /// The head with what hyper takes for no part of a target percent-encoded; `None` when there is nothing of that. dockerd

@@ -40,6 +40,10 @@ async fn hello(_: Arc<Probe>, request: ApiRequest) -> Answer {
     Ok(response::text(StatusCode::OK, format!("hello from {} {:?}", request.version, request.params)))
 }
 
+async fn asked(_: Arc<Probe>, request: ApiRequest) -> Answer {
+    Ok(response::text(StatusCode::OK, format!("asked for {}.", request.query.text("filters"))))
+}
+
 async fn echo_json(_: Arc<Probe>, mut request: ApiRequest) -> Answer {
     response::json(&request.json::<serde_json::Value>().await?)
 }
@@ -104,6 +108,7 @@ fn start() -> Fixture {
     let probe = Arc::new(Probe::default());
     let routes = vec![
         route!(GET "/hello/{name}" => hello),
+        route!(GET "/asked" => asked),
         route!(POST "/json" => echo_json),
         route!(GET "/panics" => panics),
         route!(POST "/refuses" => refuses),
@@ -315,6 +320,49 @@ async fn one_connection_serves_many_requests() {
             assert!(within(stream.read_buf(&mut seen)).await.expect("read") > 0);
         }
     }
+}
+
+/// Sends a request on a connection that has served others, and reads until the answer ends so.
+async fn ask(stream: &mut UnixStream, text: &str, end: &str) -> String {
+    stream.write_all(text.as_bytes()).await.expect("write");
+    let mut seen = Vec::new();
+    while !seen.ends_with(end.as_bytes()) {
+        let read = within(stream.read_buf(&mut seen)).await.expect("read");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&seen));
+    }
+    String::from_utf8(seen).expect("text")
+}
+
+#[tokio::test]
+async fn later_requests_need_not_encode_their_query_either() {
+    let fixture = start();
+    let mut stream = fixture.connect().await;
+    let json = "POST /json HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n";
+    for before in ["Content-Length: 5\r\n\r\n[\"a\"]", "Transfer-Encoding: chunked\r\n\r\n5\r\n[\"a\"]\r\n0\r\n\r\n"] {
+        ask(&mut stream, &format!("{json}{before}"), "[\"a\"]\n").await;
+        let text = "GET /asked?filters={\"name\":[\"a\"]} HTTP/1.1\r\nHost: d\r\n\r\n";
+        let answer = ask(&mut stream, text, "asked for {\"name\":[\"a\"]}.").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // Two in one piece, and one in two.
+    let text =
+        "GET /asked?filters={} HTTP/1.1\r\nHost: d\r\n\r\nGET /asked?filters={\"b\"} HTTP/1.1\r\nHost: d\r\n\r\n";
+    ask(&mut stream, text, "asked for {\"b\"}.").await;
+    stream.write_all(b"GET /asked?filters={\"c\"} HTT").await.expect("write");
+    ask(&mut stream, "P/1.1\r\nHost: d\r\n\r\n", "asked for {\"c\"}.").await;
+    stream.shutdown().await.expect("shutdown");
+    within(stream.read_to_end(&mut Vec::new())).await.expect("an end");
+}
+
+#[tokio::test]
+async fn old_clients_take_a_used_connection_over_too() {
+    let fixture = start();
+    let mut stream = fixture.connect().await;
+    ask(&mut stream, "GET /hello/n HTTP/1.1\r\nHost: d\r\n\r\n", "[\"n\"]").await;
+    let head = "POST /exec/a/start HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n";
+    let answer = ask(&mut stream, head, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("chunked"), "{answer}");
+    ask(&mut stream, "in", "IN").await;
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ pub(crate) async fn update(context: Arc<Context>, mut request: Request) -> Answe
     let object = cluster.cluster().ok_or_else(no_cluster)?;
     let change = ControlRequest::UpdateCluster {
         version,
-        spec: Box::new(convert::cluster_spec(body, &object.spec)?),
+        spec: Box::new(convert::cluster_spec(body, &object.spec, false)?),
         rotate_worker_token: request.query.flag("rotateWorkerToken"),
         rotate_manager_token: request.query.flag("rotateManagerToken"),
         rotate_unlock_key: request.query.flag("rotateManagerUnlockKey"),

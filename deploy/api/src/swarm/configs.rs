@@ -6,7 +6,7 @@ use http::StatusCode;
 use shoal_proto::control::{ControlRequest, ControlResponse};
 
 use super::access::{Cluster, unexpected};
-use super::{convert, find, model};
+use super::{convert, find, gate, model};
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::request::Request;
@@ -34,7 +34,8 @@ pub(crate) async fn inspect(context: Arc<Context>, request: Request) -> Answer {
 
 pub(crate) async fn create(context: Arc<Context>, mut request: Request) -> Answer {
     let cluster = Cluster::open(&context).await?;
-    let body: model::PayloadSpec = request.json_without_nulls().await?;
+    let mut body: model::PayloadSpec = request.json_without_nulls().await?;
+    gate::payload(&mut body, request.version);
     match cluster.control(ControlRequest::CreateConfig(convert::config_spec(body)?)).await? {
         ControlResponse::Config(config) => {
             json_status(StatusCode::CREATED, &serde_json::json!({ "ID": config.id.to_string() }))
@@ -45,7 +46,8 @@ pub(crate) async fn create(context: Arc<Context>, mut request: Request) -> Answe
 
 pub(crate) async fn update(context: Arc<Context>, mut request: Request) -> Answer {
     let version = request.query.version("config")?;
-    let body: model::PayloadSpec = request.json_without_nulls().await?;
+    let mut body: model::PayloadSpec = request.json_without_nulls().await?;
+    gate::payload(&mut body, request.version);
     let cluster = Cluster::open(&context).await?;
     let config = find::config(&cluster, request.id())?;
     let given = convert::config_spec(body)?;

@@ -153,9 +153,20 @@ fn what_is_not_offered_is_refused_by_name() {
         ),
         (r#"{"TaskTemplate":{"ContainerSpec":{},"RestartPolicy":{"Condition":"maybe"}}}"#, 400, "maybe"),
         (
-            r#"{"TaskTemplate":{"ContainerSpec":{},"Networks":[{"Target":"net","DriverOpts":{"a":"b"}}]}}"#,
+            r#"{"TaskTemplate":{"ContainerSpec":{},"Networks":[{"Target":"net","DriverOpts":{"com.docker.network.endpoint.ifname":"b"}}]}}"#,
             501,
-            "DriverOpts \"a\"",
+            "DriverOpts \"com.docker",
+        ),
+        (
+            r#"{"TaskTemplate":{"ContainerSpec":{"Privileges":{"SELinuxContext":{"Disable":true,"User":"u"}}}}}"#,
+            501,
+            "SELinuxContext",
+        ),
+        (
+            r#"{"TaskTemplate":{"ContainerSpec":{},"Resources":{"Reservations":{"GenericResources":[
+                {"DiscreteResourceSpec":{"Kind":"a=b","Value":1}}]}}}}"#,
+            400,
+            "without '='",
         ),
     ];
     for (text, status, part) in cases {
@@ -163,6 +174,69 @@ fn what_is_not_offered_is_refused_by_name() {
         assert_eq!(error.status(), status, "{text}: {}", error.message());
         assert!(error.message().contains(part), "{text}: {}", error.message());
     }
+}
+
+/// What docker-py's tests send, and look for in what is shown.
+#[test]
+fn what_was_given_is_shown_where_it_was_given() {
+    let (a, b) = (NetworkId::from_bits(1).to_string(), NetworkId::from_bits(2).to_string());
+    let text = format!(
+        r#"{{"Networks":[{{"Target":"{a}","DriverOpts":{{"foo":"bar"}}}},{{"Target":"{b}"}}],
+            "TaskTemplate":{{"RestartPolicy":{{"Condition":"on-failure","Window":0}},
+                "ContainerSpec":{{"Privileges":{{"SELinuxContext":{{"Disable":true}}}}}},
+                "Resources":{{"Reservations":{{"GenericResources":[
+                    {{"DiscreteResourceSpec":{{"Kind":"gpu","Value":2}}}},
+                    {{"NamedResourceSpec":{{"Kind":"mpi","Value":"latest"}}}}]}}}}}}}}"#
+    );
+    let spec = convert(&text).expect("spec");
+    assert_eq!(spec.task.networks.len(), 2, "tasks are on them all the same");
+    let shown = serde_json::to_value(convert::service_spec_json(&spec)).expect("json");
+    assert_eq!(shown["Networks"][0]["DriverOpts"]["foo"], "bar");
+    let task = &shown["TaskTemplate"];
+    assert!(task.get("Networks").is_none());
+    assert_eq!(task["RestartPolicy"]["Window"], 0);
+    assert_eq!(task["ContainerSpec"]["Privileges"]["SELinuxContext"]["Disable"], true);
+    let resources = &task["Resources"]["Reservations"]["GenericResources"];
+    assert_eq!(resources[0]["DiscreteResourceSpec"]["Value"], 2);
+    assert_eq!(
+        (&resources[1]["NamedResourceSpec"]["Kind"], &resources[1]["NamedResourceSpec"]["Value"]),
+        (&"mpi".into(), &"latest".into())
+    );
+
+    let inside =
+        format!(r#"{{"TaskTemplate":{{"ContainerSpec":{{}},"RestartPolicy":{{}},"Networks":[{{"Target":"{a}"}}]}}}}"#);
+    let shown = serde_json::to_value(convert::service_spec_json(&convert(&inside).expect("spec"))).expect("json");
+    assert_eq!(shown["TaskTemplate"]["Networks"][0]["Target"], *a);
+    assert!(shown.get("Networks").is_none() && shown["TaskTemplate"]["RestartPolicy"].get("Window").is_none());
+}
+
+#[test]
+fn secrets_and_configs_may_be_templates() {
+    let body = |templating: &str| -> model::PayloadSpec {
+        serde_json::from_str(&format!(r#"{{"Name":"c","Data":"","Templating":{templating}}}"#)).expect("body")
+    };
+    let spec = convert::config_spec(body(r#"{"Name":"golang"}"#)).expect("config");
+    assert!(spec.is_template);
+    let config = shoal_proto::object::Config { spec, ..Default::default() };
+    assert_eq!(convert::config(&config).spec.templating.expect("shown").name, "golang");
+    let secret =
+        shoal_proto::object::Secret { spec: convert::secret_spec(body("null")).expect("secret"), ..Default::default() };
+    assert_eq!(convert::secret(&secret).spec.templating, None);
+    let refused = convert::secret_spec(body(r#"{"Name":"jinja"}"#)).expect_err("accepted");
+    assert!(refused.message().contains("jinja"), "{}", refused.message());
+}
+
+#[test]
+fn a_new_cluster_has_a_new_root_and_an_old_one_keeps_it() {
+    let of = |number: u32, base: &ClusterSpec, is_new| {
+        let text = format!(r#"{{"CAConfig":{{"ForceRotate":{number}}}}}"#);
+        convert::cluster_spec(serde_json::from_str(&text).expect("body"), base, is_new)
+    };
+    let made = of(6, &ClusterSpec::default(), true).expect("new");
+    assert_eq!(made.force_rotate, 6);
+    assert_eq!(of(6, &made, false), Ok(made.clone()));
+    assert_eq!(of(0, &made, false), Ok(made.clone()), "nothing was said");
+    assert_eq!(of(7, &made, false).expect_err("rotated").status(), 501);
 }
 
 #[test]
@@ -181,7 +255,7 @@ fn both_clis_begin_a_cluster_with_the_defaults() {
 #[test]
 fn settings_that_would_have_no_effect_are_refused() {
     let base = ClusterSpec::default();
-    let update = |text: &str| convert::cluster_spec(serde_json::from_str(text).expect("body"), &base);
+    let update = |text: &str| convert::cluster_spec(serde_json::from_str(text).expect("body"), &base, false);
     let shown = r#"{"Raft":{"ElectionTick":10,"HeartbeatTick":1},"EncryptionConfig":{"AutoLockManagers":false}}"#;
     assert_eq!(update(shown), Ok(base.clone()), "what inspect shows comes back");
     let cases = [
@@ -216,7 +290,7 @@ fn an_update_keeps_what_it_leaves_out() {
         orchestration: model::Orchestration { task_history_retention_limit: Some(0) },
         ..model::ClusterSpec::default()
     };
-    let updated = convert::cluster_spec(spec, &base).expect("spec");
+    let updated = convert::cluster_spec(spec, &base, false).expect("spec");
     assert_eq!(updated, ClusterSpec { task_history_limit: 0, ..base });
 }
 

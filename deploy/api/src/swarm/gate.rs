@@ -1,7 +1,7 @@
 //! What older versions of the API do not have: dockerd drops it from their requests, so that a client that copies
 //! members it does not know changes nothing.
 
-use super::model::{InitBody, ServiceSpec, TaskSpec};
+use super::model::{InitBody, PayloadSpec, ServiceSpec, TaskSpec};
 use crate::version::ApiVersion;
 
 /// Drops members of a new cluster's description that are younger than the client's version.
@@ -12,6 +12,13 @@ pub(super) fn init(body: &mut InitBody, version: ApiVersion) {
     }
     if !version.at_least(40) {
         body.data_path_port = 0;
+    }
+}
+
+/// 1.37: secrets and configs may be templates.
+pub(super) fn payload(spec: &mut PayloadSpec, version: ApiVersion) {
+    if !version.at_least(37) {
+        spec.templating = None;
     }
 }
 

@@ -177,7 +177,7 @@ fn engine(reader: &Reader<'_>, debug: bool) -> anyhow::Result<EngineOptions> {
         ..EngineOptions::default()
     };
     if let Some(name) = reader.text("default-runtime") {
-        if !shoal_engine::options::INNER_RUNTIMES.contains(&name.as_str()) && !options.runtimes.contains_key(&name) {
+        if !options.is_inner_runtime(&name) && !options.runtimes.contains_key(&name) {
             bail!("specified default runtime '{name}' does not exist: add it with --add-runtime");
         }
         options.default_runtime = name;

@@ -81,7 +81,7 @@ fn nonsense_is_refused_by_name() {
         ("{}", &["--bip", "172.17.0.1/16", "-b", "br0"], "you specified -b & --bip"),
         ("{}", &["--icc=false", "--iptables=false"], "--iptables=false with --icc=false"),
         ("{}", &["--log-level", "loud"], "invalid logging level: loud"),
-        ("{}", &["--default-runtime", "runc"], "specified default runtime 'runc' does not exist"),
+        ("{}", &["--default-runtime", "crun"], "specified default runtime 'crun' does not exist"),
         ("{}", &["--exec-opt", "native.cgroupdriver=systemd"], "native.cgroupdriver=systemd is not offered"),
         ("{}", &["--default-address-pool", "base=10.0.0.0/16,size=8"], "invalid pools"),
         ("{}", &["--seccomp-profile", "/nonexistent"], "opening seccomp profile (/nonexistent) failed"),

@@ -20,7 +20,7 @@ pub(super) fn create(store: &Store, spec: &ServiceSpec, ids: &mut dyn IdSource) 
     }
     let id = ServiceId::generate(ids);
     let service = Service { id, spec: spec.clone(), spec_version: 1, ..Service::default() };
-    Ok(one(Change::create(service), Reply::Service(id, Vec::new())))
+    Ok(one(Change::create(service), Reply::Service(id, validate::service_warnings(spec))))
 }
 
 fn find(store: &Store, id: ServiceId) -> Result<&Arc<Service>, Failure> {
@@ -50,7 +50,7 @@ pub(super) fn update(store: &Store, id: ServiceId, version: u64, spec: &ServiceS
     updated.spec = spec.clone();
     // Clears a pause, too; the updater begins anew when tasks have to change.
     updated.update_status = None;
-    Ok(one(Change::update(updated), Reply::Service(id, Vec::new())))
+    Ok(one(Change::update(updated), Reply::Service(id, validate::service_warnings(spec))))
 }
 
 pub(super) fn roll_back(store: &Store, id: ServiceId, version: u64, now: Timestamp) -> Result<Planned, Failure> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoal_proto::control::ControlRequest;
+use shoal_proto::control::{ControlRequest, ControlResponse};
 use shoal_proto::error::{ErrorKind, Failure};
 use shoal_proto::id::NetworkId;
 use shoal_proto::spec::{
@@ -91,10 +91,6 @@ fn placement() {
         |task| task.placement.constraints = vec!["node.role=manager".into()],
         "invalid constraint \"node.role=manager\": constraint expected one operator from ==, !=",
     );
-    refuses_task(
-        |task| task.placement.spread = vec!["datacenter".into()],
-        "invalid placement preference spread=datacenter: use node.labels.<name>, engine.labels.<name> or node.hostname",
-    );
     refuses(
         |spec| {
             *spec = with_task(spec.clone(), |task| task.placement.max_replicas = 1);
@@ -102,6 +98,19 @@ fn placement() {
         },
         "replicas-max-per-node can only be used with replicated mode",
     );
+}
+
+#[test]
+fn a_preference_that_nobody_knows_is_taken_and_told() {
+    let mut world = World::new(1);
+    let spec = with_task(replicated("web", 1), |task| {
+        task.placement.spread = vec!["datacenter".into(), "node.labels.zone".into()];
+    });
+    let reply = world.request(ControlRequest::CreateService(Box::new(spec))).expect("created");
+    let ControlResponse::Service(service, warnings) = reply else { panic!("{reply:?}") };
+    assert_eq!(service.spec.task.placement.spread.len(), 2);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("placement preference spread=datacenter is ignored"), "{warnings:?}");
 }
 
 #[test]

@@ -230,6 +230,18 @@ impl Store {
         Ok(true)
     }
 
+    /// Kept with a task only where its placeholders want them: a million tasks must not carry what none of them reads.
+    fn service_labels(&self, service: &Service) -> Option<Arc<Labels>> {
+        let (labels, container) = (&service.spec.labels, &service.spec.task.container);
+        let is_template = || {
+            let secret = |id| self.secrets.get(id).is_some_and(|secret| secret.spec.is_template);
+            let config = |id| self.configs.get(id).is_some_and(|config| config.spec.is_template);
+            container.secrets.iter().any(|one| secret(&one.id)) || container.configs.iter().any(|one| config(&one.id))
+        };
+        let wanted = !labels.is_empty() && (template::uses_service_labels(container) || is_template());
+        wanted.then(|| Arc::new(labels.clone()))
+    }
+
     fn new_task(&mut self, now: Timestamp, new: &NewTask) -> Result<bool, ApplyError> {
         let service_key = ObjectKey::Service(new.service_id);
         let service = self.services.get(&new.service_id).ok_or(ApplyError::Missing { key: service_key })?;
@@ -267,7 +279,7 @@ impl Store {
             running_since: Timestamp::ZERO,
             ended_at: Timestamp::ZERO,
             default_log_driver: self.default_log_driver(service),
-            service_labels: service_labels(service),
+            service_labels: self.service_labels(service),
         };
         self.set_task(now, task)
     }
@@ -455,11 +467,4 @@ fn share_specs(after: &mut Service, old: &Service) {
         }
         intern(&mut Arc::make_mut(previous).task, &old.spec.task);
     }
-}
-
-/// Kept with a task only where its placeholders want them: a million tasks must not carry what none of them reads.
-fn service_labels(service: &Service) -> Option<Arc<Labels>> {
-    let labels = &service.spec.labels;
-    let wanted = !labels.is_empty() && template::uses_service_labels(&service.spec.task.container);
-    wanted.then(|| Arc::new(labels.clone()))
 }

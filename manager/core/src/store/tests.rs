@@ -9,7 +9,8 @@ use shoal_proto::object::{
     Cluster, Config, Network, NetworkAllocation, NetworkAttachment, Node, Secret, Service, Task, TaskStatus,
 };
 use shoal_proto::spec::{
-    ClusterSpec, ContainerSpec, Labels, LogDriver, NetworkSpec, SecretSpec, ServiceSpec, TaskSpec,
+    ClusterSpec, ConfigReference, ConfigSpec, ContainerSpec, Labels, LogDriver, NetworkSpec, SecretSpec, ServiceSpec,
+    TaskSpec,
 };
 use shoal_proto::task_state::TaskState;
 use shoal_proto::time::Timestamp;
@@ -113,15 +114,29 @@ fn a_task_carries_what_its_spec_leaves_to_cluster_and_service() {
     let task = Arc::make_mut(&mut particular.spec.task);
     task.log_driver = Some(LogDriver { name: "json-file".into(), ..LogDriver::default() });
     task.container.env = vec!["TIER={{.Service.Labels.tier}}".to_owned()];
-    let made = [Change::create(cluster), Change::create(plain), Change::create(particular)];
+    // Its own texts say nothing, but a file of it may.
+    let mut filled = service(3, "filled");
+    filled.spec.labels = labels.clone();
+    let page = ConfigSpec { name: "page".into(), is_template: true, ..ConfigSpec::default() };
+    let page = Config { id: ConfigId::from_bits(9), spec: page, ..Config::default() };
+    let reference = ConfigReference { id: page.id, ..ConfigReference::default() };
+    Arc::make_mut(&mut filled.spec.task).container.configs = vec![reference];
+    let made = [
+        Change::create(cluster),
+        Change::create(page),
+        Change::create(plain),
+        Change::create(particular),
+        Change::create(filled),
+    ];
     apply(&mut store, &made).expect("fits");
-    apply(&mut store, &[new_task(11, 1), new_task(12, 2)]).expect("fits");
+    apply(&mut store, &[new_task(11, 1), new_task(12, 2), new_task(13, 3)]).expect("fits");
     let carried = |store: &Store, bits| {
         let task = store.task(TaskId::from_bits(bits)).expect("task");
         (task.default_log_driver.as_deref().cloned(), task.service_labels.as_deref().cloned())
     };
     assert_eq!(carried(&store, 11), (default, None));
-    assert_eq!(carried(&store, 12), (None, Some(labels)));
+    assert_eq!(carried(&store, 12), (None, Some(labels.clone())));
+    assert_eq!(carried(&store, 13).1, Some(labels));
     let restored = restored(&store);
     assert_eq!(carried(&restored, 11), carried(&store, 11));
     assert_eq!(carried(&restored, 12), carried(&store, 12));

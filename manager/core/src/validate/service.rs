@@ -70,7 +70,7 @@ fn task(spec: &ServiceSpec, store: &Store) -> Result<(), Failure> {
     swap(task)?;
     if let Some(policy) = &task.restart {
         duration("TaskSpec: restart-delay", policy.delay)?;
-        duration("TaskSpec: restart-window", policy.window)?;
+        duration("TaskSpec: restart-window", policy.window.unwrap_or_default())?;
     }
     placement(&task.placement, spec.mode)?;
     if task.log_driver.as_ref().is_some_and(|driver| driver.name.is_empty() && !driver.options.is_empty()) {
@@ -122,16 +122,24 @@ fn placement(placement: &Placement, mode: ServiceMode) -> Result<(), Failure> {
     for text in &placement.constraints {
         Constraint::parse(text).map_err(|error| Failure::invalid(format!("invalid constraint {text:?}: {error}")))?;
     }
-    if let Some(descriptor) = placement.spread.iter().find(|descriptor| !is_spread_descriptor(descriptor)) {
-        return Err(Failure::invalid(format!(
-            "invalid placement preference spread={descriptor}: use node.labels.<name>, engine.labels.<name> or \
-             node.hostname"
-        )));
-    }
     if placement.max_replicas > 0 && mode == ServiceMode::Global {
         return Err(Failure::invalid("replicas-max-per-node can only be used with replicated mode"));
     }
     Ok(())
+}
+
+/// What is taken as it is, and of no effect.
+pub fn service_warnings(spec: &ServiceSpec) -> Vec<String> {
+    // As in Swarm: the scheduler passes over preferences that it does not know.
+    let unknown = spec.task.placement.spread.iter().filter(|descriptor| !is_spread_descriptor(descriptor));
+    unknown
+        .map(|descriptor| {
+            format!(
+                "placement preference spread={descriptor} is ignored: use node.labels.<name>, engine.labels.<name> or \
+                 node.hostname"
+            )
+        })
+        .collect()
 }
 
 fn update_config(what: &str, config: Option<&UpdateConfig>) -> Result<(), Failure> {

@@ -54,6 +54,51 @@ pub(super) const NAMES_AND_PAUSES: &[Asked] = &[
     post("/containers/up/resize?h=1&w=1", "", 200, ""),
 ];
 
+/// Whose fault it is, and what is looked at first: a client that hears "not found" of a new container pulls its image.
+pub(super) const FAULTS: &[Asked] = &[
+    get("/containers/nosuch/archive", 400, "bad parameter: path"),
+    post("/containers/nosuch/kill?signal=NOPE", "", 400, "Invalid signal: NOPE"),
+    post("/containers/nosuch/kill", "", 404, "annot kill container: nosuch: No such container: nosuch"),
+    post(
+        "/containers/create",
+        r#"{"Image":"IMAGE","Cmd":["true"],"HostConfig":{"Links":["nosuch:x"]}}"#,
+        400,
+        "could not get container for nosuch: No such container: nosuch",
+    ),
+    post(
+        "/containers/create",
+        r#"{"Image":"IMAGE","Cmd":["true"],"HostConfig":{"VolumesFrom":["nosuch"]}}"#,
+        400,
+        "No such container: nosuch",
+    ),
+    post(
+        "/containers/create",
+        r#"{"Image":"IMAGE","Cmd":["true"],"HostConfig":{"IpcMode":"container:nosuch"}}"#,
+        400,
+        "No such container: nosuch",
+    ),
+    post(
+        "/containers/create",
+        r#"{"Image":"IMAGE","Cmd":["true"],"HostConfig":{"Tmpfs":{"rel":""}}}"#,
+        400,
+        "invalid mount path: 'rel' mount path must be absolute",
+    ),
+    post(
+        "/containers/create?platform=bad/x/y/z",
+        r#"{"Image":"IMAGE","Cmd":["true"]}"#,
+        400,
+        "cannot parse platform specifier",
+    ),
+    post(
+        "/containers/create",
+        r#"{"Image":"IMAGE","Cmd":["true"],"NetworkingConfig":{"EndpointsConfig":{"netx":null}}}"#,
+        400,
+        "no EndpointSettings for netx",
+    ),
+    post("/containers/frozen/kill?signal=CONT", "", 204, ""),
+    post("/containers/frozen/pause", "", 204, ""),
+];
+
 pub(super) const WAITS_AND_TOPS: &[Asked] = &[
     post("/containers/done3/wait", "", 200, r#""StatusCode":3"#),
     post("/containers/done3/wait?condition=not-running", "", 200, r#""StatusCode":3"#),

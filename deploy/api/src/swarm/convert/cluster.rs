@@ -20,13 +20,19 @@ const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 const MIN_EXPIRY: Duration = Duration::from_secs(3600);
 
 /// Settings as their user sent them. As in dockerd, what is left out or zero takes the value from `base`: the defaults
-/// for `init`, the current settings for `update`.
-pub(crate) fn cluster_spec(spec: model::ClusterSpec, base: &ClusterSpec) -> Result<ClusterSpec, ApiError> {
+/// for `init`, the current settings for `update`. `is_new`: is it `init`?
+pub(crate) fn cluster_spec(
+    spec: model::ClusterSpec,
+    base: &ClusterSpec,
+    is_new: bool,
+) -> Result<ClusterSpec, ApiError> {
     let ca = spec.ca_config;
     if !ca.external_cas.is_empty() {
         return Err(not_offered("CAConfig.ExternalCAs"));
     }
-    if !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.is_empty() || ca.force_rotate != 0 {
+    // What a new cluster counts from is of no consequence: its certificate is new.
+    let rotates = ca.force_rotate != base.force_rotate && !(is_new || ca.force_rotate == 0);
+    if !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.is_empty() || rotates {
         return Err(not_offered(
             "rotation of the cluster's root CA (CAConfig.SigningCACert, SigningCAKey, ForceRotate)",
         ));
@@ -56,6 +62,7 @@ pub(crate) fn cluster_spec(spec: model::ClusterSpec, base: &ClusterSpec) -> Resu
         raft: raft(&spec.raft, &base.raft)?,
         heartbeat_period: or_base(heartbeat, base.heartbeat_period),
         node_cert_expiry: or_base(expiry, base.node_cert_expiry),
+        force_rotate: if ca.force_rotate == 0 { base.force_rotate } else { ca.force_rotate },
         auto_lock_managers: false,
         default_log_driver: spec
             .task_defaults
@@ -107,6 +114,7 @@ fn cluster_spec_json(spec: &ClusterSpec) -> model::ClusterSpec {
         dispatcher: model::Dispatcher { heartbeat_period: nanoseconds(spec.heartbeat_period) },
         ca_config: model::CaConfig {
             node_cert_expiry: nanoseconds(spec.node_cert_expiry),
+            force_rotate: spec.force_rotate,
             ..model::CaConfig::default()
         },
         task_defaults: model::TaskDefaults { log_driver: spec.default_log_driver.as_ref().map(task::log_driver_json) },
@@ -138,7 +146,7 @@ pub(crate) fn cluster_info(cluster: &Cluster, store: &Store) -> model::ClusterIn
 
 /// The body of `swarm init`.
 pub(crate) fn init_request(body: model::InitBody) -> Result<InitRequest, ApiError> {
-    let spec = cluster_spec(body.spec, &ClusterSpec::default())?;
+    let spec = cluster_spec(body.spec, &ClusterSpec::default(), true)?;
     if body.auto_lock_managers {
         return Err(autolock());
     }

@@ -65,10 +65,14 @@ fn privileges(privileges: model::Privileges) -> Result<Privileges, ApiError> {
     if privileges.credential_spec.is_some() {
         return Err(not_offered("ContainerSpec.Privileges.CredentialSpec"));
     }
-    if privileges.selinux_context.is_some_and(|context| context != model::SelinuxContext::default()) {
-        return Err(not_offered("ContainerSpec.Privileges.SELinuxContext"));
+    let selinux = privileges.selinux_context.unwrap_or_default();
+    let selinux_disabled = selinux.disable;
+    // A label that is not applied would be a promise not kept.
+    if (model::SelinuxContext { disable: false, ..selinux }) != model::SelinuxContext::default() {
+        return Err(not_offered("ContainerSpec.Privileges.SELinuxContext other than Disable"));
     }
     Ok(Privileges {
+        selinux_disabled,
         no_new_privileges: privileges.no_new_privileges,
         seccomp: seccomp(&privileges.seccomp.unwrap_or_default())?,
         apparmor_disabled: match privileges.app_armor.unwrap_or_default().mode.as_str() {
@@ -213,7 +217,9 @@ fn privileges_json(privileges: &Privileges) -> Option<model::Privileges> {
     };
     Some(model::Privileges {
         credential_spec: None,
-        selinux_context: None,
+        selinux_context: privileges
+            .selinux_disabled
+            .then(|| model::SelinuxContext { disable: true, ..model::SelinuxContext::default() }),
         seccomp,
         app_armor: privileges.apparmor_disabled.then(|| model::AppArmor { mode: "disabled".to_owned() }),
         no_new_privileges: privileges.no_new_privileges,

@@ -7,14 +7,24 @@ use shoal_proto::spec::{ConfigSpec, SecretSpec};
 
 use super::not_offered;
 use crate::error::ApiError;
-use crate::swarm::model::{Payload, PayloadSpec};
+use crate::swarm::model::{Driver, Payload, PayloadSpec};
+
+/// The only kind of templates.
+const TEMPLATES: &str = "golang";
+
+fn templating(is_template: bool) -> Option<Driver> {
+    is_template.then(|| Driver { name: TEMPLATES.to_owned(), ..Driver::default() })
+}
 
 fn data(what: &str, spec: &PayloadSpec) -> Result<Vec<u8>, ApiError> {
     if spec.driver.is_some() {
         return Err(not_offered(&format!("{what}Spec.Driver")));
     }
-    if spec.templating.is_some() {
-        return Err(not_offered(&format!("{what}Spec.Templating")));
+    match spec.templating.as_ref().map(|driver| driver.name.as_str()) {
+        None | Some(TEMPLATES) => {}
+        Some(other) => {
+            return Err(ApiError::invalid(format!("{what}Spec.Templating: unknown driver {other:?}: use {TEMPLATES}")));
+        }
     }
     STANDARD
         .decode(spec.data.as_deref().unwrap_or(""))
@@ -23,12 +33,14 @@ fn data(what: &str, spec: &PayloadSpec) -> Result<Vec<u8>, ApiError> {
 
 /// A secret as its user sent it.
 pub(crate) fn secret_spec(spec: PayloadSpec) -> Result<SecretSpec, ApiError> {
-    Ok(SecretSpec { data: data("Secret", &spec)?, name: spec.name, labels: spec.labels })
+    let is_template = spec.templating.is_some();
+    Ok(SecretSpec { data: data("Secret", &spec)?, name: spec.name, labels: spec.labels, is_template })
 }
 
 /// A config as its user sent it.
 pub(crate) fn config_spec(spec: PayloadSpec) -> Result<ConfigSpec, ApiError> {
-    Ok(ConfigSpec { data: data("Config", &spec)?, name: spec.name, labels: spec.labels })
+    let is_template = spec.templating.is_some();
+    Ok(ConfigSpec { data: data("Config", &spec)?, name: spec.name, labels: spec.labels, is_template })
 }
 
 /// A secret as the API shows it: without its payload.
@@ -39,6 +51,7 @@ pub(crate) fn secret(secret: &Secret) -> Payload {
         spec: PayloadSpec {
             name: secret.spec.name.clone(),
             labels: secret.spec.labels.clone(),
+            templating: templating(secret.spec.is_template),
             ..PayloadSpec::default()
         },
     }
@@ -52,6 +65,7 @@ pub(crate) fn config(config: &Config) -> Payload {
         spec: PayloadSpec {
             name: config.spec.name.clone(),
             labels: config.spec.labels.clone(),
+            templating: templating(config.spec.is_template),
             data: Some(STANDARD.encode(&config.spec.data)),
             ..PayloadSpec::default()
         },

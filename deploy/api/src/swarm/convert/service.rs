@@ -17,7 +17,8 @@ use crate::swarm::model;
 /// A service as its user sent it.
 pub(crate) fn service_spec(spec: model::ServiceSpec, resolve: &dyn Resolve) -> Result<ServiceSpec, ApiError> {
     let mut template = spec.task_template;
-    if template.networks.is_empty() {
+    let networks_beside = template.networks.is_empty() && !spec.networks.is_empty();
+    if networks_beside {
         template.networks = spec.networks;
     }
     Ok(ServiceSpec {
@@ -28,6 +29,7 @@ pub(crate) fn service_spec(spec: model::ServiceSpec, resolve: &dyn Resolve) -> R
         update: spec.update_config.map(|config| update_config("UpdateConfig", &config)).transpose()?,
         rollback: spec.rollback_config.map(|config| rollback_config(&config)).transpose()?,
         endpoint: endpoint_spec(&spec.endpoint_spec.unwrap_or_default())?,
+        networks_beside,
     })
 }
 
@@ -117,12 +119,16 @@ fn port(port: &model::PortConfig) -> Result<PortConfig, ApiError> {
     })
 }
 
+/// How Docker's own options of endpoints begin.
+const ENDPOINT_OPTIONS: &str = "com.docker.network.endpoint.";
+
 /// One network of a service.
 pub(super) fn attachment(
     config: model::NetworkAttachmentConfig,
     resolve: &dyn Resolve,
 ) -> Result<NetworkAttachmentSpec, ApiError> {
-    if let Some(name) = config.driver_opts.keys().next() {
+    // Those that Docker knows would have an effect; others have none in dockerd either.
+    if let Some(name) = config.driver_opts.keys().find(|name| name.starts_with(ENDPOINT_OPTIONS)) {
         return Err(not_offered(&format!("Networks.DriverOpts {name:?}")));
     }
     Ok(NetworkAttachmentSpec {
@@ -168,10 +174,12 @@ fn when(instant: Timestamp) -> Option<String> {
 
 /// A service's spec as the API shows it.
 pub(crate) fn service_spec_json(spec: &ServiceSpec) -> model::ServiceSpec {
+    let mut task_template = task::task_spec_json(&spec.task);
+    let networks = if spec.networks_beside { std::mem::take(&mut task_template.networks) } else { Vec::new() };
     model::ServiceSpec {
         name: spec.name.clone(),
         labels: spec.labels.clone(),
-        task_template: task::task_spec_json(&spec.task),
+        task_template,
         mode: match spec.mode {
             ServiceMode::Replicated { replicas } => model::ServiceMode {
                 replicated: Some(model::Replicated { replicas: Some(replicas) }),
@@ -183,7 +191,7 @@ pub(crate) fn service_spec_json(spec: &ServiceSpec) -> model::ServiceSpec {
         },
         update_config: spec.update.as_ref().map(update_config_json),
         rollback_config: spec.rollback.as_ref().map(update_config_json),
-        networks: Vec::new(),
+        networks,
         endpoint_spec: Some(endpoint_spec_json(&spec.endpoint)),
     }
 }

@@ -13,6 +13,9 @@ use super::{Resolve, container, duration, nanoseconds, network, not_offered, ser
 use crate::error::ApiError;
 use crate::swarm::model;
 
+/// Stands between the kind of a named resource and its name, in what the store keeps.
+const NAMED: char = '=';
+
 /// What the tasks of a service run.
 pub(super) fn task_spec(spec: model::TaskSpec, resolve: &dyn Resolve) -> Result<TaskSpec, ApiError> {
     if spec.plugin_spec.is_some() || spec.runtime == "plugin" {
@@ -59,13 +62,8 @@ fn resources(requirements: model::ResourceRequirements) -> Result<Resources, Api
 fn amount(resources: model::Resources) -> Result<ResourceAmount, ApiError> {
     let mut generic = BTreeMap::new();
     for resource in resources.generic_resources {
-        let Some(discrete) = resource.discrete_resource_spec else {
-            return Err(not_offered("GenericResources.NamedResourceSpec"));
-        };
-        if discrete.kind.is_empty() || discrete.value < 1 {
-            return Err(ApiError::invalid("GenericResources: a resource needs a Kind and a Value of at least 1"));
-        }
-        *generic.entry(discrete.kind).or_insert(0) += discrete.value;
+        let (kind, value) = generic_resource(resource)?;
+        *generic.entry(kind).or_insert(0) += value;
     }
     Ok(ResourceAmount {
         nano_cpus: resources.nano_cpus,
@@ -73,6 +71,24 @@ fn amount(resources: model::Resources) -> Result<ResourceAmount, ApiError> {
         pids: resources.pids,
         generic,
     })
+}
+
+/// How many of what. One that is named is the only one of its kind.
+fn generic_resource(resource: model::GenericResource) -> Result<(String, i64), ApiError> {
+    let is_kind = |kind: &str| !kind.is_empty() && !kind.contains(NAMED);
+    if let Some(named) = resource.named_resource_spec {
+        if !is_kind(&named.kind) || named.value.is_empty() {
+            return Err(ApiError::invalid("GenericResources: a named resource needs a Kind, without '=', and a Value"));
+        }
+        return Ok((format!("{}{NAMED}{}", named.kind, named.value), 1));
+    }
+    let discrete = resource.discrete_resource_spec.unwrap_or_default();
+    if !is_kind(&discrete.kind) || discrete.value < 1 {
+        return Err(ApiError::invalid(
+            "GenericResources: a resource needs a Kind, without '=', and a Value of at least 1",
+        ));
+    }
+    Ok((discrete.kind, discrete.value))
 }
 
 fn restart_policy(policy: &model::RestartPolicy) -> Result<RestartPolicy, ApiError> {
@@ -90,7 +106,7 @@ fn restart_policy(policy: &model::RestartPolicy) -> Result<RestartPolicy, ApiErr
         },
         delay: time("RestartPolicy.Delay", policy.delay, defaults.delay)?,
         max_attempts: policy.max_attempts.unwrap_or(defaults.max_attempts),
-        window: time("RestartPolicy.Window", policy.window, defaults.window)?,
+        window: policy.window.map(|window| duration("RestartPolicy.Window", window)).transpose()?,
     })
 }
 
@@ -157,15 +173,21 @@ pub(super) fn restart_policy_json(policy: &RestartPolicy) -> model::RestartPolic
         condition: policy.condition.as_str().to_owned(),
         delay: Some(nanoseconds(policy.delay)),
         max_attempts: Some(policy.max_attempts),
-        window: Some(nanoseconds(policy.window)).filter(|window| *window != 0),
+        window: policy.window.map(nanoseconds),
     }
 }
 
 /// An amount as the API shows it.
 pub(super) fn amount_json(amount: &ResourceAmount) -> model::Resources {
-    let generic = amount.generic.iter().map(|(kind, value)| model::GenericResource {
-        named_resource_spec: None,
-        discrete_resource_spec: Some(model::DiscreteResource { kind: kind.clone(), value: *value }),
+    let generic = amount.generic.iter().map(|(kind, value)| match kind.split_once(NAMED) {
+        Some((kind, name)) => model::GenericResource {
+            named_resource_spec: Some(model::NamedResource { kind: kind.to_owned(), value: name.to_owned() }),
+            discrete_resource_spec: None,
+        },
+        None => model::GenericResource {
+            named_resource_spec: None,
+            discrete_resource_spec: Some(model::DiscreteResource { kind: kind.clone(), value: *value }),
+        },
     });
     model::Resources {
         nano_cpus: amount.nano_cpus,

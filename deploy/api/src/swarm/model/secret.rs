@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Labels, ObjectMeta};
+use super::{Driver, Labels, ObjectMeta};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -26,5 +26,5 @@ pub(crate) struct PayloadSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub templating: Option<Value>,
+    pub templating: Option<Driver>,
 }

@@ -61,7 +61,7 @@ pub(crate) struct Resources {
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct GenericResource {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub named_resource_spec: Option<Value>,
+    pub named_resource_spec: Option<NamedResource>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discrete_resource_spec: Option<DiscreteResource>,
 }
@@ -73,6 +73,15 @@ pub(crate) struct DiscreteResource {
     pub kind: String,
     #[serde(skip_serializing_if = "is_default")]
     pub value: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct NamedResource {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
 }
 
 /// Durations in nanoseconds; what is absent takes the default.
