@@ -109,7 +109,24 @@ async fn end_processes(scope: &Scope) -> anyhow::Result<()> {
         for process in left {
             process.signal(Signal::SIGKILL)?;
         }
+        // What is paused dies only when it goes on.
+        scope.cgroups().iter().for_each(|cgroup| thaw(cgroup));
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Lets what is frozen in a cgroup and those below it go on. A hierarchy without a freezer has no such file.
+fn thaw(cgroup: &Path) {
+    for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        let file = cgroup.join(file);
+        if file.exists() {
+            let _ = std::fs::write(file, word);
+        }
+    }
+    for below in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
+            thaw(&below.path());
+        }
     }
 }
 

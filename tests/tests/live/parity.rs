@@ -120,6 +120,8 @@ fn a_cluster_may_use_another_port_for_overlays() -> anyhow::Result<()> {
     until(10, "a ping through the overlay", || {
         lab.ok("m1", &format!("exec {inside} ping -c 1 -W 1 tasks.w1")).map(drop)
     })?;
+    // What is paused is taken away like anything else.
+    lab.ok("m1", &format!("pause {inside}"))?;
     lab.down()
 }
 

@@ -69,11 +69,11 @@ fn a_container_goes_on_where_its_checkpoint_was_made() -> anyhow::Result<()> {
         return Ok(());
     }
     let host = Host::new("checkpoint")?;
-    let options = ["--experimental", "--add-runtime", "runc=runc"];
+    let options = ["--experimental", "--add-runtime", "other=runc"];
     let mut daemon = host.start("a", &options)?;
     daemon.load_image()?;
     ensure!(daemon.ok(&["info", "-f", "{{.ExperimentalBuild}}"])? == "true");
-    for (name, runtime) in [("ours", "shoal"), ("runcs", "runc")] {
+    for (name, runtime) in [("ours", "shoal"), ("runcs", "other")] {
         let words = ["run", "-d", "--name", name, "--runtime", runtime, "--memory", "64m", "--restart", "always"];
         let mounts = ["--tmpfs", "/memory", "-v", "kept:/kept", NAME, "sh", "-c", COUNT];
         daemon.ok(&[&words[..], &mounts].concat())?;
