@@ -63,7 +63,10 @@ pub(super) fn check(inner: &Inner, host: &HostConfig) -> Result<(), Failure> {
     }
     for link in links {
         inner.containers.find(&link.target).map_err(|failure| {
-            Failure::new(failure.kind, format!("could not get container for {}: {}", link.target, failure.message))
+            super::create::of_request(Failure {
+                message: format!("could not get container for {}: {}", link.target, failure.message),
+                ..failure
+            })
         })?;
     }
     Ok(())
