@@ -49,6 +49,8 @@ pub(crate) async fn run(given: DaemonOptions) -> anyhow::Result<()> {
     }
     let options = options::settle(&given)?;
     if given.validate {
+        Engine::check(&options.settings.engine).context("cannot open the engine")?;
+        sockets::check(&options.settings)?;
         println!("configuration OK");
         return Ok(());
     }
@@ -81,8 +83,9 @@ pub(crate) async fn run(given: DaemonOptions) -> anyhow::Result<()> {
         Arc::new(move || dump::describe(&engine, &runtime))
     };
     let reloader = Arc::new(Reloader::new(options, engine.clone(), Arc::clone(&facts), log_level));
+    let reload = reloader.on_thread().context("cannot start a thread")?;
     let folder = engine.options().exec_root.clone();
-    let signals = tokio::spawn(signals.obey(shutdown.clone(), Arc::clone(&reloader), Arc::clone(&describe), folder));
+    let signals = tokio::spawn(signals.obey(shutdown.clone(), reload, Arc::clone(&describe), folder));
     if let Some(listener) = metrics {
         tokio::spawn(metrics::serve(listener, engine.clone(), shutdown.clone()));
     }

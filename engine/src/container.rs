@@ -313,7 +313,10 @@ impl Containers {
     /// # Errors
     /// It does not exist, or is paused or restarting, or the detach keys are wrong.
     pub async fn attach(&self, id: &str, options: AttachOptions) -> Result<AttachStreams, Failure> {
-        streams::attach(&self.inner, &self.inner.containers.find(id)?, options).await
+        let container = self.inner.containers.find(id)?;
+        let streams = streams::attach(&self.inner, &container, options).await?;
+        tell(&self.inner, &container, "attach", &[]);
+        Ok(streams)
     }
 
     /// Sets the size of its terminal.
@@ -395,7 +398,9 @@ impl Containers {
             let processes: Vec<_> = pids.into_iter().filter_map(top::read_process).collect();
             top::table(&arguments, &host, &processes)
         });
-        read.await.map_err(|error| Failure::internal(&error))?
+        let table = read.await.map_err(|error| Failure::internal(&error))??;
+        tell(&self.inner, &container, "top", &[]);
+        Ok(table)
     }
 
     /// Looks at one path in it. A link at its end is not followed.

@@ -259,6 +259,14 @@ impl Engine {
         self.inner.current()
     }
 
+    /// Could an engine have these options, as far as can be told without its data?
+    ///
+    /// # Errors
+    /// When the defaults are none that a container could have: a log driver that there is not, for example.
+    pub fn check(options: &EngineOptions) -> Result<(), Failure> {
+        defaults::check(options)
+    }
+
     /// Changes what can change while it runs: labels, debug, runtimes, defaults of containers to come, and whether containers
     /// outlive it. All else of the options must be as it was opened with.
     ///

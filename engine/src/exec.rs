@@ -4,6 +4,7 @@
 //! Each has a shim of its own, in `<exec-root>/exec/<id>`. The engine remembers an exec until its container ends, so
 //! that a client can read the exit status after the session.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,11 @@ struct ExecState {
 impl Exec {
     fn state(&self) -> MutexGuard<'_, ExecState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that its container shows: prepared or running.
+    fn shown(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.container.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn command(&self) -> String {
@@ -90,6 +96,7 @@ pub(crate) fn create(inner: &Arc<Inner>, container: &Arc<Container>, config: Exe
     });
     forget_old(inner, container);
     table(inner).insert(exec.id.clone(), Arc::clone(&exec));
+    exec.shown().insert(exec.id.clone());
     crate::container::tell(inner, container, &format!("exec_create: {}", exec.command()), &[("execID", &exec.id)]);
     Ok(exec.id.clone())
 }
@@ -136,6 +143,7 @@ pub(crate) async fn start(
         Ok(streams) => Ok(streams),
         Err(error) => {
             exec.state().exit_code = Some(error.exit_code());
+            exec.shown().remove(&exec.id);
             let folder = inner.exec_folder(&exec.id);
             remove::remove_folder_soon(inner, folder).await;
             Err(failure(&error))
@@ -167,7 +175,6 @@ async fn launch_exec(
         let mut state = exec.state();
         (state.running, state.pid, state.shim) = (true, pid, Some(shim.clone()));
     }
-    exec.container.execs.lock().unwrap_or_else(PoisonError::into_inner).insert(exec.id.clone());
     watch(inner, exec, shim);
     let Some(attachment) = attachment else { return Ok(None) };
     let config = &exec.config;
@@ -200,7 +207,7 @@ async fn ended(inner: &Arc<Inner>, exec: &Arc<Exec>, code: i32) {
         (state.running, state.pid, state.exit_code, state.shim) = (false, 0, Some(code), None);
     }
     exec.noted.cancel();
-    exec.container.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(&exec.id);
+    exec.shown().remove(&exec.id);
     remove::remove_folder_soon(inner, inner.exec_folder(&exec.id)).await;
     crate::container::tell(
         inner,
@@ -219,6 +226,7 @@ pub(crate) async fn container_ended(inner: &Arc<Inner>, container: &Arc<Containe
         ids.iter().filter_map(|id| table.remove(id)).collect()
     };
     for exec in execs {
+        exec.shown().remove(&exec.id);
         let shim = exec.state().shim.clone();
         // The kernel kills what is in the container's process namespace with its init; an exec in a container that
         // shares the host's must be told.

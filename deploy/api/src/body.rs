@@ -19,8 +19,12 @@ const DRAIN_LIMIT_BYTES: usize = 256 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body of a request. What is left of it when it is dropped is read and thrown away: a connection that is closed
-/// while its client still sends is reset, and the client never sees the answer that says why.
-pub(crate) struct RequestBody(Option<Watched>);
+/// while its client still sends is reset, and the client never sees the answer that says why. It may be dropped on any
+/// thread: those that unpack archives are none of the runtime's.
+pub(crate) struct RequestBody {
+    watched: Option<Watched>,
+    runtime: tokio::runtime::Handle,
+}
 
 /// The body itself, and the connection's interest in whether more of it is waited for.
 struct Watched {
@@ -29,9 +33,9 @@ struct Watched {
 }
 
 impl RequestBody {
-    /// Wraps a body.
+    /// Wraps a body. Must be called on a runtime.
     pub(crate) fn new(body: Incoming, watch: BodyWatch) -> Self {
-        Self(Some(Watched { body, watch }))
+        Self { watched: Some(Watched { body, watch }), runtime: tokio::runtime::Handle::current() }
     }
 
     /// Reads all of it, up to a limit.
@@ -62,18 +66,18 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.0 {
+        match &mut self.watched {
             Some(watched) => Pin::new(watched).poll_frame(task),
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|watched| watched.body.is_end_stream())
+        self.watched.as_ref().is_none_or(|watched| watched.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(SizeHint::default, |watched| watched.body.size_hint())
+        self.watched.as_ref().map_or_else(SizeHint::default, |watched| watched.body.size_hint())
     }
 }
 
@@ -93,11 +97,9 @@ impl Body for Watched {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let Some(body) = self.0.take().filter(|watched| !watched.body.is_end_stream()) else { return };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Nobody waits for it: the answer is on its way meanwhile.
-            drop(runtime.spawn(tokio::time::timeout(DRAIN_TIMEOUT, drain(body))));
-        }
+        let Some(body) = self.watched.take().filter(|watched| !watched.body.is_end_stream()) else { return };
+        // Nobody waits for it: the answer is on its way meanwhile. Made in the task: its timer needs the runtime, too.
+        drop(self.runtime.spawn(async { tokio::time::timeout(DRAIN_TIMEOUT, drain(body)).await }));
     }
 }
 

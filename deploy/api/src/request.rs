@@ -86,7 +86,7 @@ pub(crate) fn decode_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiErro
 
 /// Makes of a JSON document what it is to be.
 pub(crate) fn decode_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
-    T::deserialize(Folded(value)).map_err(|error| explain(&error))
+    T::deserialize(Folded(value)).map_err(|mismatch| ApiError::invalid(format!("invalid JSON: {mismatch}")))
 }
 
 fn explain(error: &serde_json::Error) -> ApiError {
@@ -134,5 +134,14 @@ mod tests {
         assert!(message(br#"{"Name":"web","TaskTem"#).contains("cut short"));
         assert!(message(br#"{"Name":"web"} trailing"#).contains("trailing characters"));
         assert!(!message(br#"{"Name":}"#).contains("cut short"));
+        let config = |body: &[u8]| {
+            decode_json::<shoal_engine::model::ContainerConfig>(body).expect_err("accepted").message().to_owned()
+        };
+        assert_eq!(
+            config(br#"{"Cmd":{"a":1}}"#),
+            "invalid JSON: Cmd: expected a string or a list of strings, found an object"
+        );
+        assert_eq!(config(br#"{"Entrypoint":[1]}"#), "invalid JSON: Entrypoint: expected a string, found integer `1`");
+        assert_eq!(config(b"null"), "invalid JSON: expected an object, found null");
     }
 }

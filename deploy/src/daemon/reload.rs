@@ -1,7 +1,8 @@
 //! SIGHUP: the config file is read again, and what can change without a restart does.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -15,6 +16,8 @@ use super::options::{Listen, Options, Settings};
 #[derive(Debug)]
 pub(crate) struct Reloader {
     options: Mutex<Options>,
+    /// One reload at a time; whoever asks for the settings does not wait for the disk.
+    turn: Mutex<()>,
     engine: Engine,
     facts: Arc<ArcSwap<DaemonFacts>>,
     log_level: LogLevel,
@@ -22,17 +25,39 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     pub(crate) fn new(options: Options, engine: Engine, facts: Arc<ArcSwap<DaemonFacts>>, log_level: LogLevel) -> Self {
-        Self { options: Mutex::new(options), engine, facts, log_level }
+        Self { options: Mutex::new(options), turn: Mutex::default(), engine, facts, log_level }
+    }
+
+    fn options(&self) -> MutexGuard<'_, Options> {
+        self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The settings as they hold.
     pub(crate) fn settings(&self) -> Settings {
-        self.options.lock().unwrap_or_else(PoisonError::into_inner).settings.clone()
+        self.options().settings.clone()
+    }
+
+    /// A thread that reloads whenever it is told to, without keeping who tells it, or the end of the process, waiting for the
+    /// disk. What it is told during a reload makes one more. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// When the kernel has no thread.
+    pub(crate) fn on_thread(self: &Arc<Self>) -> std::io::Result<SyncSender<()>> {
+        let (tell, hear) = sync_channel(1);
+        let (reloader, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
+        std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            let _runtime = runtime.enter();
+            while hear.recv().is_ok() {
+                reloader.reload();
+            }
+        })?;
+        Ok(tell)
     }
 
     /// Reads the file again. When it cannot be used everything stays as it is. Blocks.
-    pub(crate) fn reload(&self) {
-        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+    fn reload(&self) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let options = self.options().clone();
         tracing::info!(file = %options.file().display(), "got signal to reload configuration");
         let (next, late) = match options.reload() {
             Ok(reloaded) => reloaded,
@@ -64,8 +89,7 @@ impl Reloader {
         self.log_level.set(&next.settings.log_level);
         let attributes = attributes(&next.settings, &self.engine.options());
         tracing::info!(configuration = ?attributes, "reloaded configuration");
-        *options = next;
-        drop(options);
+        *self.options() = next;
         self.engine.events().publish("daemon", "reload", self.engine.id(), attributes);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use shoal_api::Dump;
 use shoal_kit::clock::{Clock, SystemClock};
@@ -9,7 +10,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::dump;
-use super::reload::Reloader;
 
 /// The signals that the daemon hears.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Signals {
     pub(crate) async fn obey(
         mut self,
         shutdown: CancellationToken,
-        reloader: Arc<Reloader>,
+        reload: SyncSender<()>,
         describe: Dump,
         folder: PathBuf,
     ) {
@@ -48,8 +48,8 @@ impl Signals {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.hangup.recv() => {
-                    let reloader = Arc::clone(&reloader);
-                    let _done = tokio::task::spawn_blocking(move || reloader.reload()).await;
+                    // Full: a reload that has yet to begin will see what is new.
+                    let _asked = reload.try_send(());
                     continue;
                 }
                 _ = self.dump.recv() => {

@@ -19,6 +19,12 @@ use super::tls::TlsFiles;
 /// The first descriptor that a service manager passes (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;
 
+/// What a start would refuse before it binds anything.
+pub(crate) fn check(settings: &Settings) -> anyhow::Result<()> {
+    settings.tls.as_ref().map(TlsFiles::server_config).transpose()?;
+    group(settings.group.as_deref()).map(drop)
+}
+
 /// Binds them all, or none. With TLS every TCP socket has it.
 pub(crate) async fn bind(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
     let tls = settings.tls.as_ref().map(TlsFiles::server_config).transpose()?;

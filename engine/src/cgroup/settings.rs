@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use super::limits::{Limits, Throttle};
 use super::tree::{Cgroup, Layout};
 
+/// Memory and swap together, of version 1. Kernels have it when they were told to count swap.
+const SWAP_LIMIT: &str = "memory.memsw.limit_in_bytes";
+
 /// One file of a cgroup and what is written to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
@@ -63,7 +66,7 @@ pub fn v1(limits: &Limits) -> Vec<Setting> {
     add("cpuset", "cpuset.cpus", words(&limits.cpuset_cpus));
     add("cpuset", "cpuset.mems", words(&limits.cpuset_mems));
     add("memory", "memory.limit_in_bytes", signed(limits.memory_bytes));
-    add("memory", "memory.memsw.limit_in_bytes", signed(limits.memory_and_swap_bytes));
+    add("memory", SWAP_LIMIT, signed(limits.memory_and_swap_bytes));
     add("memory", "memory.soft_limit_in_bytes", signed(limits.memory_reservation_bytes));
     add("memory", "memory.swappiness", limits.memory_swappiness.map(|value| value.to_string()));
     add("memory", "memory.oom_control", limits.oom_kill_disable.then(|| "1".to_owned()));
@@ -175,18 +178,24 @@ pub fn update(cgroup: &str, limits: &Limits) -> Result<(), UpdateError> {
 
 /// Writes them.
 pub(super) fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<(), UpdateError> {
-    let settings = match cgroup.layout() {
+    let mut settings = match cgroup.layout() {
         Layout::V1(_) => v1(limits),
         Layout::V2(_) => v2(limits)?,
     };
+    // No limit on swap holds already where the kernel does not count it.
+    settings.retain(|one| one.file != SWAP_LIMIT || one.value != "-1" || path(cgroup, one).exists());
     // Some limits bound each other (memory and memory with swap, quota and period): which has to go first depends on
     // whether they grow or shrink. What is refused is tried once more after the others.
     let refused: Vec<&Setting> = settings.iter().filter(|setting| write(cgroup, setting).is_err()).collect();
     refused.into_iter().try_for_each(|setting| write(cgroup, setting))
 }
 
+fn path(cgroup: &Cgroup, setting: &Setting) -> PathBuf {
+    cgroup.directory(setting.controller).join(&setting.file)
+}
+
 fn write(cgroup: &Cgroup, setting: &Setting) -> Result<(), UpdateError> {
-    let path = cgroup.directory(setting.controller).join(&setting.file);
+    let path = path(cgroup, setting);
     // Not created when missing: a cgroup has the files it has.
     let written = std::fs::OpenOptions::new().write(true).open(&path);
     let written = written.and_then(|mut file| io::Write::write_all(&mut file, setting.value.as_bytes()));

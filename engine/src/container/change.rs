@@ -56,7 +56,7 @@ pub(crate) async fn update(
         )));
     }
     let mut host = before.clone();
-    validate::update(&mut host, request)?;
+    let warnings = validate::update(&mut host, request)?;
     container.record().host_config = host.clone();
     if container.phase().has_process() {
         let applied = super::launch::apply_limits(inner, container, &host).await;
@@ -70,5 +70,5 @@ pub(crate) async fn update(
     }
     container.store().await;
     super::tell(inner, container, "update", &[]);
-    Ok(UpdateResponse::default())
+    Ok(UpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) })
 }

@@ -88,12 +88,13 @@ fn plan(
     validate::config(&config)?;
     let options = inner.current();
     defaults::fill_in(&options.containers, &mut host_config);
-    let warnings = validate::host_config(&options, &config, &host_config)?;
+    let mut warnings = validate::supported(&mut host_config)?;
+    warnings.extend(validate::host_config(&options, &config, &host_config)?);
     let mut config = merge::merge(config, &image.config)?;
     links::check(inner, &host_config)?;
     for mode in [&host_config.ipc_mode, &host_config.pid_mode] {
         if let Some(other) = mode.strip_prefix("container:") {
-            inner.containers.find(other).map_err(of_another)?;
+            inner.containers.find(other).map_err(of_request)?;
         }
     }
     validate::fill_in(&options, &mut host_config);
@@ -136,18 +137,19 @@ fn plan(
     Ok((record, warnings))
 }
 
-/// What is missing is not the image of the new container, for which clients would look elsewhere.
-fn of_another(failure: Failure) -> Failure {
-    if failure.kind == ErrorKind::NotFound { Failure::invalid(failure.message) } else { failure }
+/// Another container that is not there is a fault of the request, as in dockerd: of "not found" clients conclude that it is
+/// the image that lacks.
+pub(super) fn of_request(failure: Failure) -> Failure {
+    Failure::new(ErrorKind::InvalidArgument, failure.message)
 }
 
 fn inherited(inner: &Arc<Inner>, from: &[String]) -> Result<Vec<MountRecord>, Failure> {
     let mut all = Vec::new();
     for entry in from {
-        let (reference, mode) = entry.split_once(':').unwrap_or((entry, ""));
-        let other = inner.containers.find(reference).map_err(of_another)?;
+        let (reference, read_only) = mounts::parse_volumes_from(entry)?;
+        let other = inner.containers.find(reference).map_err(of_request)?;
         let mounts = other.record().mounts.clone();
-        all.extend(mounts::inherit(&mounts, mode)?);
+        all.extend(mounts::inherit(&mounts, read_only));
     }
     Ok(all)
 }

@@ -33,6 +33,7 @@ pub fn plan(
         bind.writable_below |= writable_below;
     }
     let tmpfs = host.tmpfs.iter().flatten().map(|(path, _)| path);
+    tmpfs.clone().try_for_each(|path| absolute(path).map(drop))?;
     for (index, mount) in asked.iter().enumerate() {
         let twice = asked[..index].iter().any(|other| other.destination == mount.destination)
             || tmpfs.clone().any(|path| clean(path) == mount.destination);
@@ -57,16 +58,23 @@ pub fn plan(
     Ok(mounts)
 }
 
-/// The mounts that `--volumes-from` takes over from another container.
+/// Reads an entry of `--volumes-from`, `container[:mode]`: whose mounts, and are they read-only?
 ///
 /// # Errors
-/// When the mode is neither `ro` nor `rw`.
-pub fn inherit(from: &[MountRecord], mode: &str) -> Result<Vec<MountRecord>, Failure> {
-    let read_only = match mode {
-        "" | "rw" | "z" | "Z" => false,
-        "ro" => true,
-        other => return Err(Failure::invalid(format!("invalid mode for volumes-from: {other}"))),
-    };
+/// When it names no container, or the mode is neither `ro` nor `rw`.
+pub fn parse_volumes_from(entry: &str) -> Result<(&str, bool), Failure> {
+    if entry.is_empty() {
+        return Err(Failure::invalid("volumes-from specification cannot be an empty string"));
+    }
+    let (container, mode) = entry.split_once(':').unwrap_or((entry, "rw"));
+    if !mode.is_empty() && !mode.split(',').all(|option| matches!(option, "ro" | "rw" | "z" | "Z")) {
+        return Err(Failure::invalid(format!("invalid mode: {mode}")));
+    }
+    Ok((container, mode.split(',').any(|option| option == "ro")))
+}
+
+/// The mounts that `--volumes-from` takes over from another container.
+pub fn inherit(from: &[MountRecord], read_only: bool) -> Vec<MountRecord> {
     let mut mounts: Vec<_> =
         from.iter().filter(|mount| !matches!(mount.kind, MountKind::Tmpfs | MountKind::Image)).cloned().collect();
     for mount in &mut mounts {
@@ -74,7 +82,7 @@ pub fn inherit(from: &[MountRecord], mode: &str) -> Result<Vec<MountRecord>, Fai
         // The container that made it removes it.
         mount.anonymous = false;
     }
-    Ok(mounts)
+    mounts
 }
 
 fn parse_bind(text: &str, volume_driver: &str) -> Result<MountRecord, Failure> {
@@ -252,6 +260,9 @@ fn from_tmpfs(mount: &Mount, destination: String, wrong: &dyn Fn(&str) -> Failur
     }
     let mut record = MountRecord::new(MountKind::Tmpfs, "", destination);
     let options = mount.tmpfs_options.clone().unwrap_or_default();
+    if options.size_bytes < 0 {
+        return Err(wrong("field SizeBytes must not be negative"));
+    }
     if options.size_bytes > 0 {
         record.tmpfs_options.push(format!("size={}", options.size_bytes));
     }
@@ -370,16 +381,46 @@ mod tests {
         let mut tmpfs = mount("tmpfs", "", "/x");
         tmpfs.tmpfs_options = Some(TmpfsOptions { size_bytes: 64, mode: 0o700, options: None });
         assert_eq!(from_mount(&tmpfs).unwrap().tmpfs_options, ["size=64", "mode=700"]);
+        tmpfs.tmpfs_options = Some(TmpfsOptions { size_bytes: -1, ..TmpfsOptions::default() });
+        assert!(from_mount(&tmpfs).unwrap_err().message.contains("SizeBytes"));
         let mut volume = mount("volume", "v", "/x");
         volume.volume_options = Some(VolumeOptions { subpath: "../up".to_owned(), ..VolumeOptions::default() });
         assert!(from_mount(&volume).is_err());
     }
 
     #[test]
+    fn a_tmpfs_stands_at_an_absolute_path_below_the_root() {
+        for (path, expected) in [
+            ("x", "invalid mount path: 'x' mount path must be absolute"),
+            ("", "invalid mount path: '' mount path must be absolute"),
+            ("/", "invalid specification: destination can't be '/'"),
+        ] {
+            let host = HostConfig { tmpfs: Some([(path.to_owned(), String::new())].into()), ..HostConfig::default() };
+            let refused = plan(&ContainerConfig::default(), &host, false, Vec::new()).unwrap_err();
+            assert_eq!(refused.message, expected);
+        }
+    }
+
+    #[test]
     fn inherited_mounts_may_be_read_only() {
         let from = vec![bind("v1:/data"), bind("/only")];
-        let mounts = inherit(&from, "ro").unwrap();
+        let mounts = inherit(&from, true);
         assert!(mounts.iter().all(|mount| !mount.writable && !mount.anonymous));
-        assert!(inherit(&from, "x").is_err());
+    }
+
+    #[test]
+    fn whose_volumes_and_how_is_read_as_dockerd_does() {
+        for (entry, expected) in
+            [("a", ("a", false)), ("a:ro", ("a", true)), ("a:", ("a", false)), ("a:z,ro", ("a", true))]
+        {
+            assert_eq!(parse_volumes_from(entry).unwrap(), expected, "{entry}");
+        }
+        for (entry, expected) in [
+            ("", "volumes-from specification cannot be an empty string"),
+            ("a:x", "invalid mode: x"),
+            ("a:b:c", "invalid mode: b:c"),
+        ] {
+            assert_eq!(parse_volumes_from(entry).unwrap_err().message, expected, "{entry}");
+        }
     }
 }

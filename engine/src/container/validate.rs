@@ -7,6 +7,9 @@ use shoal_proto::error::Failure;
 mod limits;
 pub mod logging;
 mod platform;
+mod support;
+
+pub(crate) use support::Support;
 
 use super::signal;
 use crate::cdi;
@@ -88,6 +91,14 @@ fn check_health(health: &HealthConfig) -> Result<(), Failure> {
         [kind, ..] if ["NONE", "CMD", "CMD-SHELL"].contains(&kind.as_str()) => Ok(()),
         [kind, ..] => invalid(format!("Unknown healthcheck type '{kind}' (expected 'CMD')")),
     }
+}
+
+/// Leaves out what this host's cgroups cannot limit; gives warnings.
+///
+/// # Errors
+/// With what cannot be left out.
+pub fn supported(host: &mut HostConfig) -> Result<Vec<String>, Failure> {
+    Support::of(&crate::stats::Cgroups::of_host()).discard(host)
 }
 
 /// Checks how the host is to run it; gives warnings.
@@ -328,11 +339,11 @@ fn default_swap(memory: i64, cgroups: &crate::stats::Cgroups) -> i64 {
     if memory > 0 && cgroups.count_swap() { memory.saturating_mul(2) } else { 0 }
 }
 
-/// Changes the limits of a host configuration.
+/// Changes the limits of a host configuration; gives warnings.
 ///
 /// # Errors
 /// When the result would be wrong; nothing is changed then.
-pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<(), Failure> {
+pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<Vec<String>, Failure> {
     fixed(update)?;
     let mut next = host.clone();
     if !update.restart_policy.name.is_empty() {
@@ -397,9 +408,10 @@ pub fn update(host: &mut HostConfig, update: &UpdateRequest) -> Result<(), Failu
             mine.clone_from(new);
         }
     }
+    let warnings = supported(&mut next)?;
     limits::check(&next)?;
     *host = next;
-    Ok(())
+    Ok(warnings)
 }
 
 /// What a container has for life.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Inner;
 use crate::container::defaults;
 use crate::container::lifecycle::Phase;
+use crate::container::validate::Support;
 use crate::model::{EngineInfo, EngineVersion, RuntimeInfo};
 use crate::options::{EngineOptions, SeccompDefault};
 use crate::stats::{Cgroups, host_memory};
@@ -32,7 +33,8 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
     }
     let uname = rustix::system::uname();
     let cgroups = Cgroups::of_host();
-    let has = |controller: &str, file: &str| cgroups.is_unified() || cgroups.folder(controller, "").join(file).exists();
+    // What it says and what a creation leaves out come from one look.
+    let support = Support::of(&cgroups);
     let release = os_release(&std::fs::read_to_string("/etc/os-release").unwrap_or_default());
     let release = |key: &str| release.get(key).cloned().unwrap_or_default();
     let mut info = EngineInfo {
@@ -48,15 +50,15 @@ pub(super) fn info(inner: &Arc<Inner>) -> EngineInfo {
             ("Supports d_type".to_owned(), "true".to_owned()),
             ("Native Overlay Diff".to_owned(), "true".to_owned()),
         ],
-        memory_limit: has("memory", "cgroup.procs"),
-        swap_limit: has("memory", "memory.memsw.limit_in_bytes"),
-        cpu_cfs_period: has("cpu", "cgroup.procs"),
-        cpu_cfs_quota: has("cpu", "cgroup.procs"),
-        cpu_shares: has("cpu", "cpu.shares"),
-        cpu_set: has("cpuset", "cpuset.cpus"),
-        pids_limit: has("pids", "cgroup.procs"),
+        memory_limit: support.memory,
+        swap_limit: support.swap,
+        cpu_cfs_period: support.cpu_cfs,
+        cpu_cfs_quota: support.cpu_cfs,
+        cpu_shares: support.cpu_shares,
+        cpu_set: support.cpuset,
+        pids_limit: support.pids,
         ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
-        oom_kill_disable: !cgroups.is_unified() && has("memory", "memory.oom_control"),
+        oom_kill_disable: support.oom_kill_disable,
         debug: options.debug,
         n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
         n_goroutines: std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count),
@@ -97,6 +99,7 @@ fn warnings(info: &EngineInfo, options: &EngineOptions) -> Option<Vec<String>> {
     let missing = [
         (!info.memory_limit, "No memory limit support"),
         (info.memory_limit && !info.swap_limit, "No swap limit support"),
+        (!info.oom_kill_disable && info.cgroup_version == "1", "No oom kill disable support"),
         (!info.cpu_cfs_period, "No cpu cfs period support"),
         (!info.cpu_cfs_quota, "No cpu cfs quota support"),
         (!info.cpu_shares, "No cpu shares support"),

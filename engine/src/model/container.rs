@@ -1,7 +1,10 @@
 //! A container as its user asks for it: configuration, host configuration, networking, creation and update.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{InternalOptions, model};
@@ -16,16 +19,33 @@ pub struct Empty {}
 
 /// A list of strings that a client may also give as one string.
 fn string_or_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        One(String),
-        Many(Vec<String>),
+    Ok(Option::<Words>::deserialize(deserializer)?.map(|words| words.0))
+}
+
+struct Words(Vec<String>);
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WordsVisitor)
     }
-    Ok(Option::<Either>::deserialize(deserializer)?.map(|either| match either {
-        Either::One(one) => vec![one],
-        Either::Many(many) => many,
-    }))
+}
+
+struct WordsVisitor;
+
+impl<'de> Visitor<'de> for WordsVisitor {
+    type Value = Words;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a list of strings")
+    }
+
+    fn visit_str<E>(self, one: &str) -> Result<Words, E> {
+        Ok(Words(vec![one.to_owned()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, many: A) -> Result<Words, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(many)).map(Words)
+    }
 }
 
 /// What runs in the container, independent of the host.

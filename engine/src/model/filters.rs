@@ -1,7 +1,10 @@
 //! The `filters` parameter: values by name. A thing passes when it matches one value of every name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use shoal_proto::error::Failure;
 
@@ -13,24 +16,36 @@ pub struct Filters(BTreeMap<String, BTreeSet<String>>);
 impl<'de> Deserialize<'de> for Filters {
     /// Takes `{"name":["value"]}` and the older `{"name":{"value":true}}`, where `false` does not count.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Values {
-            List(Vec<String>),
-            Set(BTreeMap<String, bool>),
-        }
         let raw = Option::<BTreeMap<String, Values>>::deserialize(deserializer)?.unwrap_or_default();
-        Ok(Self(
-            raw.into_iter()
-                .map(|(name, values)| {
-                    let values = match values {
-                        Values::List(list) => list.into_iter().collect(),
-                        Values::Set(set) => set.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect(),
-                    };
-                    (name, values)
-                })
-                .collect(),
-        ))
+        Ok(Self(raw.into_iter().map(|(name, values)| (name, values.0)).collect()))
+    }
+}
+
+/// The values of one name.
+struct Values(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for Values {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValuesVisitor)
+    }
+}
+
+struct ValuesVisitor;
+
+impl<'de> Visitor<'de> for ValuesVisitor {
+    type Value = Values;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of strings or an object of true and false")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Values, A::Error> {
+        BTreeSet::deserialize(SeqAccessDeserializer::new(list)).map(Values)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, set: A) -> Result<Values, A::Error> {
+        let set = BTreeMap::<String, bool>::deserialize(MapAccessDeserializer::new(set))?;
+        Ok(Values(set.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect()))
     }
 }
 
@@ -155,6 +170,8 @@ mod tests {
         assert_eq!(list, map);
         assert!(Filters::parse("").unwrap().is_empty());
         assert!(Filters::parse("nonsense").is_err());
+        let neither = Filters::parse(r#"{"status":3}"#).unwrap_err().message;
+        assert!(neither.contains("expected a list of strings or an object of true and false"), "{neither}");
     }
 
     #[test]

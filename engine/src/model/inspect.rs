@@ -42,7 +42,7 @@ model! {
         pub process_label: String,
         /// AppArmor profile.
         pub app_armor_profile: String,
-        /// Running execs.
+        /// Execs that are prepared or running.
         #[serde(rename = "ExecIDs")]
         pub exec_ids: Option<Vec<String>>,
         /// How the host runs it.

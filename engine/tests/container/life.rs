@@ -522,6 +522,16 @@ pub(crate) async fn links_lead_to_other_containers(host: Host) -> Host {
             host.links = Some(links.iter().map(|link| (*link).to_owned()).collect());
         })
     };
+    // A fault of the request: of "not found" clients conclude that the image lacks.
+    for host in [
+        on("bridge", &["nosuch:x"]),
+        host_config(|host| host.volumes_from = Some(vec!["nosuch".to_owned()])),
+        host_config(|host| host.ipc_mode = "container:nosuch".to_owned()),
+    ] {
+        let refused = containers.create(None, request(&["true"], host)).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::InvalidArgument, "{refused}");
+        assert!(refused.message.ends_with("No such container: nosuch"), "{refused}");
+    }
     let mut wanted = request(&["sleep", "100"], on("bridge", &[]));
     wanted.config.exposed_ports = Some([("80/tcp".to_owned(), Default::default())].into());
     containers.create(Some("server".to_owned()), wanted).await.unwrap();

@@ -117,7 +117,9 @@ pub(crate) async fn exec_attached_and_detached(host: Host) -> Host {
     }
     let again = containers.exec_start(&exec_id, ExecStart::default()).await.unwrap_err();
     assert_eq!(again.kind, ErrorKind::Conflict);
+    assert_eq!(host.inspect(&id).await.exec_ids, None, "those that have ended are not shown");
     let detached = containers.exec_create(&id, exec(&["sleep", "50"])).await.unwrap();
+    assert_eq!(host.inspect(&id).await.exec_ids, Some(vec![detached.clone()]), "prepared");
     let start = ExecStart { detach: true, ..ExecStart::default() };
     assert!(containers.exec_start(&detached, start).await.unwrap().is_none());
     let running = containers.exec_inspect(&detached).await.unwrap();
@@ -250,6 +252,10 @@ pub(crate) async fn stats_and_top(host: Host) -> Host {
     let streamed: Vec<_> = containers.stats_stream(&id).await.unwrap().take(2).collect().await;
     assert_eq!(streamed[1].preread, streamed[0].read);
     let top = containers.top(&id, "").await.unwrap();
+    let since = Filters::default().with("event", "top");
+    let mut events = host.engine.events().subscribe(Some(Timestamp(1)), None, since).unwrap();
+    let Some(Delivery::Event(event)) = events.next().await else { panic!("no event") };
+    assert_eq!((event.action.as_str(), event.id.as_str()), ("top", id.as_str()));
     assert_eq!(top.titles, ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
     assert_eq!(top.processes.len(), 2);
     let pid = host.inspect(&id).await.state.pid.to_string();
@@ -266,11 +272,14 @@ pub(crate) async fn events_tell_the_story(host: Host) -> Host {
     let filters = Filters::default().with("type", "container");
     let mut events = host.engine.events().subscribe(Some(Timestamp(1)), None, filters).unwrap();
     let options = HostConfig { auto_remove: true, ..HostConfig::default() };
-    let id = host.create("actor", &["sh", "-c", "exit 4"], options).await;
-    let removed = host.engine.containers().begin_wait(&id, WaitCondition::Removed).unwrap();
-    host.engine.containers().start(&id).await.unwrap();
+    let id = host.create("actor", &["sh", "-c", "read line; exit 4"], options).await;
+    let containers = host.engine.containers();
+    let removed = containers.begin_wait(&id, WaitCondition::Removed).unwrap();
+    let attach = AttachOptions { stdout: true, stream: true, ..AttachOptions::default() };
+    drop(containers.attach(&id, attach).await.unwrap());
+    containers.start(&id).await.unwrap();
     removed.await;
-    for action in ["create", "start", "die", "destroy"] {
+    for action in ["create", "attach", "start", "die", "destroy"] {
         let Some(Delivery::Event(event)) = events.next().await else { panic!("no event {action}") };
         assert_eq!((event.action.as_str(), event.id.as_str(), event.from.as_str()), (action, id.as_str(), "bb"));
         assert_eq!(event.actor.attributes["name"], "actor");

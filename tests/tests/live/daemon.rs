@@ -23,6 +23,7 @@ fn options_are_checked_as_dockerd_checks_them() -> anyhow::Result<()> {
     let dockerd = host.dockerd()?;
     let good =
         host.write("good.json", r#"{"debug": true, "log-opts": {"max-size": "1m"}, "proxies": {"no-proxy": "a"}}"#)?;
+    let empty = host.write("empty.json", "")?;
     let bad = host.write("bad.json", r#"{"lables": ["a=b"]}"#)?;
     ensure!(run(&dockerd, &["--validate", "--config-file", &good])?.ok()? == "configuration OK");
     let refused = |words: &[&str]| run(&dockerd, words)?.refused();
@@ -35,6 +36,14 @@ fn options_are_checked_as_dockerd_checks_them() -> anyhow::Result<()> {
     );
     let nobody = ["--validate", "--config-file", &good, "--userns-remap", "nobody-of-this-name"];
     ensure!(refused(&nobody)?.contains("user \"nobody-of-this-name\" has no entry in /etc/passwd"));
+    for (name, value, expected) in [
+        ("--log-driver", "carrier-pigeon", "plugin \"carrier-pigeon\" not found"),
+        ("--log-opt", "foo=bar", "unknown log opt 'foo'"),
+        ("--group", "nosuch-group", "group nosuch-group not found"),
+    ] {
+        let said = refused(&["--validate", "--config-file", &empty, name, value])?;
+        ensure!(said.contains(expected), "{name}: {said}");
+    }
     ensure!(run(&dockerd, &["--nonsense"])?.code == 125);
     // What only the engine can judge.
     let (data, exec, pid) = (host.path("data"), host.path("exec"), host.path("pid"));
@@ -100,6 +109,14 @@ fn a_reload_takes_effect_and_a_bad_file_does_not() -> anyhow::Result<()> {
         Ok(())
     })?;
     ensure!(info("{{json .Labels}}")? == r#"["zone=c"]"#);
+    // A file that would be waited for does not take the other signals with it.
+    let file = host.path("a.json");
+    std::fs::remove_file(&file)?;
+    host.run(&["mkfifo", &file])?.ok()?;
+    daemon.signal("-HUP")?;
+    until(10, "the refusal", || daemon.log().contains("no regular file").then_some(()).context("not yet"))?;
+    // The clean-up reads it, too.
+    std::fs::remove_file(&file)?;
     host.write("a.json", "{}")?;
     daemon.stop()
 }

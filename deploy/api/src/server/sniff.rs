@@ -73,17 +73,21 @@ pub(crate) fn with_encoded_target(head: &[u8]) -> Option<BytesMut> {
     Some(out)
 }
 
-/// The head with an `Upgrade` header.
+/// The head with an `Upgrade` header. A wish to close stays: it holds when there is no take-over.
 pub(crate) fn with_upgrade(head: &[u8]) -> Bytes {
     let lines = head[..head.len() - 2].split(|byte| *byte == b'\n');
     let mut out = BytesMut::with_capacity(head.len() + 64);
+    let mut closes = false;
     for line in lines.filter(|line| !line.is_empty()) {
-        if !line.to_ascii_lowercase().starts_with(b"connection:") {
+        if let Some(options) = line.to_ascii_lowercase().strip_prefix(b"connection:") {
+            closes |= options.split(|byte| *byte == b',').any(|option| option.trim_ascii() == b"close");
+        } else {
             out.put_slice(line);
             out.put_u8(b'\n');
         }
     }
-    out.put_slice(b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
+    out.put_slice(if closes { b"Connection: Upgrade, close\r\n" } else { b"Connection: Upgrade\r\n" });
+    out.put_slice(b"Upgrade: tcp\r\n\r\n");
     out.freeze()
 }
 
@@ -140,8 +144,11 @@ mod tests {
         let head = b"POST /exec/a/start HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: 2\r\n\r\n";
         assert_eq!(
             with_upgrade(head).as_ref(),
-            b"POST /exec/a/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+            b"POST /exec/a/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\nConnection: Upgrade, close\r\nUpgrade: tcp\r\n\r\n"
         );
+        let open = b"POST /exec/a/start HTTP/1.1\r\nHost: d\r\nConnection: keep-alive\r\n\r\n";
+        let upgraded = with_upgrade(open);
+        assert!(upgraded.ends_with(b"Host: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"), "{upgraded:?}");
         assert_eq!(intent(&with_upgrade(head)), Intent::Upgrade);
     }
 

@@ -52,6 +52,12 @@ async fn refuses(_: Arc<Probe>, _: ApiRequest) -> Answer {
     Err(ApiError::invalid("not wanted"))
 }
 
+/// As an archive that is refused by the thread that unpacks it.
+async fn refuses_on_a_thread(_: Arc<Probe>, request: ApiRequest) -> Answer {
+    std::thread::spawn(move || drop(request.body)).join().expect("thread");
+    Err(ApiError::invalid("not wanted"))
+}
+
 async fn panics(_: Arc<Probe>, _: ApiRequest) -> Answer {
     panic!("a defect")
 }
@@ -112,6 +118,7 @@ fn start() -> Fixture {
         route!(POST "/json" => echo_json),
         route!(GET "/panics" => panics),
         route!(POST "/refuses" => refuses),
+        route!(POST "/refuses/on-a-thread" => refuses_on_a_thread),
         route!(POST "/slow" => slow_change),
         route!(GET "/events" => endless),
         route!(GET "/later" => later),
@@ -214,15 +221,17 @@ async fn a_body_that_is_cut_short_is_refused_also_when_its_end_comes_later() {
 #[tokio::test]
 async fn a_client_that_still_sends_sees_the_refusal() {
     let fixture = start();
-    let mut stream = fixture.connect().await;
-    let size = 20 << 20;
-    let head = format!("POST /refuses HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.expect("write");
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    within(stream.write_all(&vec![b'x'; size])).await.expect("the body is read though nobody wants it");
-    let mut answer = Vec::new();
-    within(stream.read_to_end(&mut answer)).await.expect("read");
-    assert!(String::from_utf8_lossy(&answer).contains("not wanted"));
+    for path in ["/refuses", "/refuses/on-a-thread"] {
+        let mut stream = fixture.connect().await;
+        let size = 20 << 20;
+        let head = format!("POST {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("write");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        within(stream.write_all(&vec![b'x'; size])).await.expect("the body is read though nobody wants it");
+        let mut answer = Vec::new();
+        within(stream.read_to_end(&mut answer)).await.expect("read");
+        assert!(String::from_utf8_lossy(&answer).contains("not wanted"), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -279,6 +288,18 @@ async fn old_clients_take_connections_over_without_asking() {
     let fixture = start();
     let head =
         "POST /exec/a/start HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    take_over_without_asking(&fixture, head).await;
+    take_over_without_asking(&fixture, &head.replace("Host: d", "Host: d\r\nConnection: close")).await;
+    // A refusal stays what it is.
+    let refused = fixture
+        .exchange(
+            "POST /containers/a/attach HTTP/1.1\r\nHost: d\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
+        )
+        .await;
+    assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
+}
+
+async fn take_over_without_asking(fixture: &Fixture, head: &str) {
     let mut stream = fixture.connect().await;
     stream.write_all(head.as_bytes()).await.expect("write");
     let mut seen = Vec::new();
@@ -298,13 +319,21 @@ async fn old_clients_take_connections_over_without_asking() {
     let mut rest = Vec::new();
     within(stream.read_to_end(&mut rest)).await.expect("read");
     assert_eq!(rest, b"bye");
-    // A refusal stays what it is.
-    let refused = fixture
-        .exchange(
-            "POST /containers/a/attach HTTP/1.1\r\nHost: d\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
-        )
-        .await;
-    assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_refused_take_over_ends_the_connection_of_who_asked_for_it() {
+    let fixture = start();
+    for path in ["/containers/a/attach", "/exec/a/start"] {
+        let mut stream = fixture.connect().await;
+        let rest = "Connection: close\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
+        stream.write_all(format!("POST {path} HTTP/1.1\r\nHost: d\r\n{rest}").as_bytes()).await.expect("write");
+        let mut answer = Vec::new();
+        // Without ending the input: it is the server that closes.
+        within(stream.read_to_end(&mut answer)).await.expect("read");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("connection: close"), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ fn argument(directive: &Directive) -> Option<Arg> {
         None => argument,
     };
     let argument = if flag == "data-root" { argument.alias("graph") } else { argument };
-    Some(argument.help(directive.help))
+    Some(argument.help(directive.described()))
 }
 
 impl FromArgMatches for DaemonOptions {

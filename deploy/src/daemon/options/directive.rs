@@ -84,6 +84,15 @@ impl Directive {
         Self { flag: None, ..self }
     }
 
+    /// The line for the help: of what does nothing here, that and why.
+    pub(super) fn described(&self) -> String {
+        match self.effect {
+            Effect::Start | Effect::Reload | Effect::Only(..) => self.help.to_owned(),
+            Effect::Idle(why) => format!("No effect: {why}"),
+            Effect::Refused(why) => format!("Not offered: {why}"),
+        }
+    }
+
     /// Is a value as good as none?
     pub(super) fn is_off(value: &Value) -> bool {
         match value {

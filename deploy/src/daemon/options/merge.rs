@@ -1,8 +1,11 @@
 //! Command line and config file become one set of directives, or an error that names what is wrong, in dockerd's words.
 
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use nix::libc::O_NONBLOCK;
 use serde_json::{Map, Value};
 
 use super::command_line::DaemonOptions;
@@ -63,7 +66,7 @@ impl Source {
 }
 
 fn read(path: &Path, named: bool) -> anyhow::Result<Map<String, Value>> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match text(path) {
         Ok(text) => text,
         Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
         Err(error) => return Err(error).context("cannot read it"),
@@ -75,6 +78,17 @@ fn read(path: &Path, named: bool) -> anyhow::Result<Map<String, Value>> {
         Value::Object(map) => Ok(map),
         other => bail!("expected an object, found {}", value::go(&other)),
     }
+}
+
+/// The text of a regular file. Another kind of file may have nobody who writes to it, and would be waited for without end.
+fn text(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The directives of a file. As in dockerd an object that is no directive holds directives, as `proxies` does.

@@ -149,6 +149,15 @@ impl Settings {
     }
 }
 
+/// No container could start in a cgroup that leads out of the hierarchy.
+fn cgroup_parent(reader: &Reader<'_>) -> anyhow::Result<String> {
+    let parent = reader.text("cgroup-parent").unwrap_or_else(|| "/shoal".to_owned());
+    if parent.split('/').any(|part| part == "..") {
+        bail!("invalid cgroup-parent {parent:?}: it must not contain \"..\"");
+    }
+    Ok(parent)
+}
+
 fn engine(reader: &Reader<'_>, debug: bool) -> anyhow::Result<EngineOptions> {
     let runtimes = runtimes(reader)?;
     let remap = remap(reader)?;
@@ -158,7 +167,7 @@ fn engine(reader: &Reader<'_>, debug: bool) -> anyhow::Result<EngineOptions> {
         data_root: remap.as_ref().map_or_else(|| data_root.clone(), |map| data_root.join(map.folder())),
         remap,
         exec_root: reader.path("exec-root", "/run/shoal")?,
-        cgroup_parent: reader.text("cgroup-parent").unwrap_or_else(|| "/shoal".to_owned()),
+        cgroup_parent: cgroup_parent(reader)?,
         labels: labels(&reader.list("labels"))?,
         runtimes,
         init_program: reader.text("init-path").map(PathBuf::from),

@@ -61,12 +61,13 @@ fn what_dockerd_refuses_is_refused_in_its_words() {
 
 #[test]
 fn nonsense_is_refused_by_name() {
-    let cases: [(&str, &[&str], &str); 23] = [
+    let cases: [(&str, &[&str], &str); 24] = [
         ("{", &[], "daemon.json"),
         ("[]", &[], "expected an object"),
         (r#"{"debug": "yes"}"#, &[], "invalid value for debug: expected true or false, found yes"),
         (r#"{"userns-remap": "a:b:c"}"#, &[], "invalid user/group specification in --userns-remap: \"a:b:c\""),
         ("{}", &["--userns-remap", "nobody-of-this-name"], "user \"nobody-of-this-name\" has no entry in /etc/passwd"),
+        ("{}", &["--cgroup-parent", "../../x"], "invalid cgroup-parent \"../../x\""),
         ("{}", &["--ipv6"], "--ipv6 is not offered"),
         ("{}", &["--authorization-plugin", "x"], "--authorization-plugin is not offered"),
         ("{}", &["-s", "btrfs"], "--storage-driver can only be overlay2"),
@@ -128,6 +129,42 @@ fn a_reload_takes_what_can_change_and_names_the_rest() {
         write(bad);
         assert!(next.reload().is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_config_file_that_would_be_waited_for_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("daemon.json");
+    std::fs::write(&path, "{}").expect("write");
+    let options = settle(&DaemonOptions { config_file: Some(path.clone()), ..DaemonOptions::default() }).expect("file");
+    std::fs::remove_file(&path).expect("remove");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+    let (told, hears) = std::sync::mpsc::channel();
+    // On a thread of its own: nobody ever writes into the pipe.
+    std::thread::spawn(move || {
+        let at_start = settle(&DaemonOptions { config_file: Some(path), ..DaemonOptions::default() });
+        let _ = told.send([at_start.map(drop), options.reload().map(drop)]);
+    });
+    let results = hears.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for a writer");
+    for result in results {
+        let error = format!("{:#}", result.expect_err("refused"));
+        assert!(error.ends_with("cannot read it: it is no regular file"), "{error}");
+    }
+}
+
+#[test]
+fn the_help_says_what_does_nothing() {
+    let help = DaemonOptions::augment_args(clap::Command::new("daemon")).render_long_help().to_string();
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in [
+        "--rootless[=<BOOL>] Not offered: the daemon runs as root",
+        "--ipv6[=<BOOL>] Not offered: ",
+        "--raw-logs[=<BOOL>] No effect: ",
+        "Folder for everything that must survive a reboot",
+    ] {
+        assert!(words.contains(expected), "no {expected:?} in {help}");
+    }
+    assert!(!words.contains("Enable rootless mode"));
 }
 
 #[test]
