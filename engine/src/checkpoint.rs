@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shoal_engine_sys::{namespace, proc};
 use shoal_proto::error::{ErrorKind, Failure, chain};
 
 use self::criu::Dump;
@@ -25,10 +26,12 @@ use crate::container::instance::Container;
 use crate::container::lifecycle::{Input, Phase};
 use crate::container::names;
 use crate::engine::Inner;
-use crate::shim::config::{BUNDLE_FILE, Restore, RuntimeKind, ShimConfig};
+use crate::shim::config::{BUNDLE_FILE, Restore, RuntimeKind, ShimConfig, ShimState};
 
 /// Where a container's own are, in its folder.
 const FOLDER: &str = "checkpoints";
+/// The end of the name of one that is being made.
+const PARTIAL: &str = ".partial";
 /// What says of a folder that it is a whole checkpoint.
 const DESCRIPTION: &str = "checkpoint.json";
 /// How long the processes may take to go when they are not to run on.
@@ -74,7 +77,6 @@ pub(crate) async fn create(
     asked: &CheckpointCreate,
 ) -> Result<(), Failure> {
     let name = container.name();
-    let criu = find_criu()?;
     let turn = container.operation.lock().await;
     if container.phase() != Phase::Running {
         return Err(Failure::conflict(format!("Container {name} not running")));
@@ -82,21 +84,21 @@ pub(crate) async fn create(
     if !names::is_valid(&asked.id) {
         return Err(invalid_name(&asked.id));
     }
-    let pid = container.record().state.pid;
     let folder = folder_of(container, &asked.folder);
-    let dumped = {
-        let (shim_folder, asked) = (inner.shim_folder(&container.id), asked.clone());
-        let (id, name) = (container.id.clone(), name.clone());
-        tokio::task::spawn_blocking(move || {
-            let order = Order { criu, shim_folder, folder, pid, asked, id, name };
-            order.carry_out()
-        })
-    };
-    dumped.await.map_err(|error| Failure::internal(&error))??;
+    let (shim_folder, order) = (inner.shim_folder(&container.id), asked.clone());
+    let order = Order { shim_folder, folder, asked: order, id: container.id.clone(), name: name.clone() };
     if asked.exit {
-        // As after a stop: what was put away is not to be started anew by its policy.
+        // As for a stop, and before it: what was put away is not to be started anew by its policy, whoever dies when.
         let _ended_already = container.step(Input::StopAsked);
+        container.store().await;
     }
+    let dumped = tokio::task::spawn_blocking(move || order.carry_out()).await;
+    let dumped = dumped.map_err(|error| Failure::internal(&error)).and_then(|result| result);
+    if dumped.is_err() && asked.exit {
+        container.record().state.stopped_by_user = false;
+        container.store().await;
+    }
+    dumped?;
     crate::container::tell(inner, container, "checkpoint", &[]);
     drop(turn);
     if asked.exit && tokio::time::timeout(AFTER_DUMP, container.ended()).await.is_err() {
@@ -107,10 +109,8 @@ pub(crate) async fn create(
 
 /// A dump to be made. Blocks.
 struct Order {
-    criu: PathBuf,
     shim_folder: PathBuf,
     folder: PathBuf,
-    pid: u32,
     asked: CheckpointCreate,
     id: String,
     name: String,
@@ -118,6 +118,7 @@ struct Order {
 
 impl Order {
     fn carry_out(&self) -> Result<(), Failure> {
+        let criu = find_criu()?;
         let config = std::fs::read(self.shim_folder.join(BUNDLE_FILE)).map_err(|error| Failure::internal(&error))?;
         let config: ShimConfig = serde_json::from_slice(&config).map_err(|error| Failure::internal(&error))?;
         let refused = |why: &str| Failure::new(ErrorKind::InvalidArgument, self.cannot(why));
@@ -125,37 +126,39 @@ impl Order {
         if let Some(why) = places.obstacle() {
             return Err(refused(why));
         }
+        adopt(&self.folder, &self.asked.id);
         let whole = self.folder.join(&self.asked.id);
         if whole.symlink_metadata().is_ok() {
             let text = format!("checkpoint with name {} already exists for container {}", self.asked.id, self.name);
             return Err(Failure::conflict(self.cannot(&text)));
         }
-        let partial = self.folder.join(format!(".{}.partial", self.asked.id));
+        let partial = partial(&self.folder, &self.asked.id);
         let failed = |error: io::Error| Failure::new(ErrorKind::Internal, self.cannot(&chain(&error)));
         remove_tree(&partial).map_err(failed)?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&partial).map_err(failed)?;
-        let made = self.dump(&config, &places, &partial).and_then(|()| std::fs::rename(&partial, &whole));
-        made.map_err(|error| {
+        if let Err(error) = self.dump(&criu, &config, &places, &partial) {
             let _ = remove_tree(&partial);
-            failed(error)
-        })
+            return Err(failed(error));
+        }
+        // From here on it may be all that there is of the processes: it is not removed, whatever happens.
+        std::fs::rename(&partial, &whole).map_err(failed)
     }
 
-    fn dump(&self, config: &ShimConfig, places: &Places, images: &Path) -> io::Result<()> {
-        let stream = |number: usize| -> io::Result<String> {
-            let target = std::fs::read_link(format!("/proc/{}/fd/{number}", self.pid))?;
-            Ok(target.to_string_lossy().into_owned())
-        };
-        // Read before: afterwards the process may be gone. A program may have closed some.
-        let streams = [0, 1, 2].map(|number| stream(number).unwrap_or_default());
-        let leave_running = !self.asked.exit;
-        let dump = Dump { criu: &self.criu, images, pid: self.pid, leave_running };
-        match &config.runtime {
-            RuntimeKind::Builtin | RuntimeKind::Libcontainer => dump.run(places)?,
-            RuntimeKind::Binary { path, args } => dump.run_by(path, args, &self.shim_folder, &config.id)?,
+    fn dump(&self, criu: &Path, config: &ShimConfig, places: &Places, images: &Path) -> io::Result<()> {
+        let state = ShimState::read(&self.shim_folder)?.ok_or_else(|| io::Error::other("it has no process yet"))?;
+        // Held while it is looked at: its number cannot become another's then.
+        let _process = namespace::open_process(state.init_pid)?;
+        if proc::start_ticks(state.init_pid)? != state.init_start_ticks {
+            return Err(io::Error::other("its process has ended"));
         }
-        let description = Description { container: self.id.clone(), streams };
-        std::fs::write(images.join(DESCRIPTION), serde_json::to_vec(&description)?)
+        // Written before: afterwards there may be neither processes nor room on the disk.
+        let description = Description { container: self.id.clone(), streams: first_streams(&state) };
+        std::fs::write(images.join(DESCRIPTION), serde_json::to_vec(&description)?)?;
+        let dump = Dump { criu, images, pid: state.init_pid, leave_running: !self.asked.exit };
+        match &config.runtime {
+            RuntimeKind::Builtin | RuntimeKind::Libcontainer => dump.run(places),
+            RuntimeKind::Binary { path, args } => dump.run_by(path, args, &self.shim_folder, &config.id),
+        }
     }
 
     fn cannot(&self, why: &str) -> String {
@@ -163,24 +166,56 @@ impl Order {
     }
 }
 
-/// The checkpoints of a container in a folder, or, without one, in its own.
+/// What the standard streams were before the program could change them. A shim of before does not tell: then as they are.
+fn first_streams(state: &ShimState) -> [String; 3] {
+    if state.streams.iter().any(|name| !name.is_empty()) {
+        return state.streams.clone();
+    }
+    let now = |number: usize| std::fs::read_link(format!("/proc/{}/fd/{number}", state.init_pid));
+    // A program may have closed some.
+    [0, 1, 2].map(|number| now(number).map(|target| target.to_string_lossy().into_owned()).unwrap_or_default())
+}
+
+/// Where a checkpoint is made.
+fn partial(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!(".{name}{PARTIAL}"))
+}
+
+/// Gives one its name that was finished when the daemon died. CRIU writes its numbers last.
+fn adopt(folder: &Path, name: &str) {
+    let (partial, whole) = (partial(folder, name), folder.join(name));
+    if partial.join("stats-dump").exists() && partial.join(DESCRIPTION).exists() && !whole.exists() {
+        let adopted = std::fs::rename(&partial, &whole);
+        tracing::info!(checkpoint = %whole.display(), ?adopted, "a checkpoint was finished when the daemon died");
+    }
+}
+
+/// The checkpoints of a container in a folder, or, without one, in its own. Blocks.
 ///
 /// # Errors
 /// The folder cannot be read. One that does not exist has none.
 pub(crate) fn list(container: &Container, folder: &str) -> Result<Vec<CheckpointSummary>, Failure> {
-    let entries = match std::fs::read_dir(folder_of(container, folder)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Failure::internal(&error)),
+    let folder = folder_of(container, folder);
+    let read = || match std::fs::read_dir(&folder) {
+        Ok(entries) => Ok(entries.flatten().collect::<Vec<_>>()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Failure::internal(&error)),
     };
-    let whole = entries.flatten().filter(|entry| entry.path().join(DESCRIPTION).is_file());
+    for entry in read()? {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if let Some(name) = name.strip_prefix('.').and_then(|name| name.strip_suffix(PARTIAL)) {
+            adopt(&folder, name);
+        }
+    }
+    let entries = read()?.into_iter();
+    let whole = entries.filter(|entry| entry.path().join(DESCRIPTION).is_file());
     let names = whole.filter_map(|entry| entry.file_name().into_string().ok());
     let mut list: Vec<_> = names.filter(|name| names::is_valid(name)).map(|name| CheckpointSummary { name }).collect();
     list.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(list)
 }
 
-/// Removes a checkpoint.
+/// Removes a checkpoint. Blocks.
 ///
 /// # Errors
 /// It does not exist.
@@ -189,7 +224,7 @@ pub(crate) fn remove(container: &Container, name: &str, folder: &str) -> Result<
     remove_tree(&folder_of(container, folder).join(name)).map_err(|error| Failure::internal(&error))
 }
 
-/// What a shim is told to restore a checkpoint.
+/// What a shim is told to restore a checkpoint. Blocks.
 ///
 /// # Errors
 /// It does not exist, is another container's, or CRIU is missing.
@@ -210,6 +245,7 @@ fn find(container: &Container, name: &str, folder: &str) -> Result<Description, 
     if !names::is_valid(name) {
         return Err(missing());
     }
+    adopt(&folder_of(container, folder), name);
     let bytes = std::fs::read(folder_of(container, folder).join(name).join(DESCRIPTION)).map_err(|_| missing())?;
     serde_json::from_slice(&bytes).map_err(|_| missing())
 }

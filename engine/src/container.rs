@@ -119,12 +119,8 @@ impl Containers {
     /// It or the checkpoint does not exist, or cannot be restored; what was done is undone.
     pub async fn start_from(&self, id: &str, checkpoint: &str, folder: &str) -> Result<(), Failure> {
         let container = self.inner.containers.find(id)?;
-        let restore = match container.phase().has_process() {
-            // Refused by the start itself, whatever the checkpoint.
-            true => None,
-            false => Some(checkpoint::restore(&container, checkpoint, folder)?),
-        };
-        let work = start::start_from(&self.inner, &container, restore, true);
+        let from = start::Origin { checkpoint: checkpoint.to_owned(), folder: folder.to_owned() };
+        let work = start::start_from(&self.inner, &container, Some(from), true);
         self.inner.metrics.timed(Action::Start, work).await
     }
 
@@ -140,8 +136,10 @@ impl Containers {
     ///
     /// # Errors
     /// It does not exist, or the folder cannot be read.
-    pub fn checkpoints(&self, id: &str, folder: &str) -> Result<Vec<CheckpointSummary>, Failure> {
-        checkpoint::list(&*self.inner.containers.find(id)?, folder)
+    pub async fn checkpoints(&self, id: &str, folder: &str) -> Result<Vec<CheckpointSummary>, Failure> {
+        let (container, folder) = (self.inner.containers.find(id)?, folder.to_owned());
+        let listed = tokio::task::spawn_blocking(move || checkpoint::list(&container, &folder));
+        listed.await.map_err(|error| Failure::internal(&error))?
     }
 
     /// Removes a checkpoint of its.

@@ -73,6 +73,8 @@ pub(crate) trait Runtime: std::fmt::Debug {
     /// Runs the program; returns when it was executed. Gives the process when `create` did not. Fails when the caller gives it
     /// up while a hook runs.
     fn start(&mut self, caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure>;
+    /// It will not be started: lets go what was kept for that.
+    fn abandon(&mut self) {}
     /// Freezes every process.
     fn pause(&mut self) -> Result<(), RuntimeFailure>;
     /// Lets them go on.

@@ -76,6 +76,7 @@ fn obstacle(spec: &Spec, config: &ShimConfig) -> Option<&'static str> {
         (config.terminal, "it has a terminal"),
         (config.id_map.is_some(), "it is in a user namespace"),
         (has_init, "it was started with --init"),
+        (spec.hooks().is_some(), "a device of its was made by hooks of its vendor"),
         (!own(LinuxNamespaceType::Pid), "it does not have a PID namespace of its own"),
         (shared(LinuxNamespaceType::Ipc), "it shares the IPC namespace of another container"),
         (!config.images.is_empty() || !config.subpaths.is_empty(), "it has an image or a subpath of a volume mounted"),

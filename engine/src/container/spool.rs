@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use rustix::fs::{FallocateFlags, fallocate};
+use shoal_engine_sys::fs::free_bytes;
 use shoal_proto::error::Failure;
 use tokio::sync::mpsc;
 
@@ -26,6 +28,11 @@ const MEMORY_BYTES: usize = 1 << 20;
 const FILE_BYTES: u64 = 1 << 30;
 /// Pieces that are handed to the client's side ahead of its reads.
 const AHEAD: usize = 4;
+/// How often the disk is looked at, and gets back what was read.
+const LOOK_BYTES: u64 = 8 << 20;
+/// What stays free of the disk, unless it is small.
+const LEAST_FREE_BYTES: u64 = 1 << 30;
+const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 /// Kind and length of a piece in the file.
 const HEADER_BYTES: usize = 5;
 
@@ -100,7 +107,7 @@ impl Queue {
     }
 
     fn takes_more(&self) -> bool {
-        !self.is_stuck && self.file.as_ref().is_none_or(|file| file.written < self.most_in_file)
+        !self.is_stuck && self.file.as_ref().is_none_or(|file| file.behind() < self.most_in_file)
     }
 
     async fn push(&mut self, frame: OutputFrame) {
@@ -151,6 +158,10 @@ struct Overflow {
     file: Arc<File>,
     read: u64,
     written: u64,
+    /// Up to where the disk has its space back.
+    given_back: u64,
+    /// When that much is written, the disk is looked at.
+    look_at: u64,
     /// The newest piece, when the file did not take it.
     last: Option<OutputFrame>,
 }
@@ -158,14 +169,27 @@ struct Overflow {
 impl Overflow {
     async fn make(folder: PathBuf) -> io::Result<Self> {
         let file = blocking(move || tempfile::tempfile_in(folder)).await?;
-        Ok(Self { file: Arc::new(file), read: 0, written: 0, last: None })
+        Ok(Self { file: Arc::new(file), read: 0, written: 0, given_back: 0, look_at: 0, last: None })
     }
 
     fn is_empty(&self) -> bool {
         self.read == self.written && self.last.is_none()
     }
 
+    fn behind(&self) -> u64 {
+        self.written - self.read
+    }
+
     async fn push(&mut self, frame: &OutputFrame) -> io::Result<()> {
+        if self.written >= self.look_at {
+            self.look_at = self.written + LOOK_BYTES;
+            let file = Arc::clone(&self.file);
+            let (free, disk) = blocking(move || free_bytes(&file)).await?;
+            // The disk is the containers', and not for output that nobody reads.
+            if free < LEAST_FREE_BYTES.min(disk / 16) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
         let length = u32::try_from(frame.data.len()).map_err(io::Error::other)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES + frame.data.len());
         bytes.push(frame.output as u8);
@@ -192,6 +216,12 @@ impl Overflow {
         })
         .await?;
         self.read += (HEADER_BYTES + data.len()) as u64;
+        if self.read >= self.given_back + LOOK_BYTES {
+            let (file, from, to) = (Arc::clone(&self.file), self.given_back, self.read);
+            self.given_back = to;
+            // A file system that cannot do it keeps the space until the file goes.
+            let _kept = blocking(move || Ok(fallocate(&*file, PUNCH, from, to - from)?)).await;
+        }
         let output = if kind == OutputKind::Stderr as u8 { OutputKind::Stderr } else { OutputKind::Stdout };
         Ok(Some(OutputFrame { output, data: Bytes::from(data) }))
     }
@@ -223,6 +253,16 @@ mod tests {
             .boxed()
     }
 
+    async fn within(what: &str, reached: impl Fn() -> bool) {
+        for _ in 0..3_000 {
+            if reached() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("not within half a minute: {what}");
+    }
+
     async fn until_still(taken: &AtomicUsize) -> usize {
         let mut before = usize::MAX;
         loop {
@@ -231,7 +271,7 @@ mod tests {
                 return now;
             }
             before = now;
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         }
     }
 
@@ -242,12 +282,27 @@ mod tests {
         // Ten pieces in memory, the rest in the file.
         let queue = Queue::new(folder.path().to_owned(), 80, 1 << 20);
         let mut output = bounded(source(2_000, &taken), queue);
-        assert_eq!(until_still(&taken).await, 2_000, "the source waits for nobody");
+        within("the source waits for nobody", || taken.load(Ordering::SeqCst) == 2_000).await;
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file has a name");
         for number in 0..2_000 {
             assert_eq!(output.next().await.unwrap().unwrap(), piece(number));
         }
         assert!(output.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_read_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        // Each piece is larger than what is read before the disk gets it back.
+        let piece = || Ok(OutputFrame { output: OutputKind::Stdout, data: Bytes::from(vec![7; 9 << 20]) });
+        let source = futures::stream::iter((0..12).map(move |_| piece())).boxed();
+        let mut output = bounded(source, Queue::new(folder.path().to_owned(), 1, 20 << 20));
+        let mut pieces = 0;
+        while let Some(frame) = output.next().await {
+            assert!(frame.unwrap().data.iter().all(|byte| *byte == 7));
+            pieces += 1;
+        }
+        assert_eq!(pieces, 12);
     }
 
     #[tokio::test]
@@ -299,8 +354,6 @@ mod tests {
             .inspect(move |_: &Result<OutputFrame, Failure>| assert_eq!(flag.0.load(Ordering::SeqCst), 0))
             .boxed();
         drop(spool(silent, std::env::temp_dir()));
-        while dropped.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await;
-        }
+        within("the source is dropped", || dropped.load(Ordering::SeqCst) == 1).await;
     }
 }

@@ -11,6 +11,7 @@ use super::instance::Container;
 use super::launch::{self, LaunchError};
 use super::lifecycle::{self, Input, Phase};
 use super::{end, files, links, network, remove, streams};
+use crate::checkpoint;
 use crate::engine::Inner;
 use crate::health;
 use crate::metrics::{Metrics, Step};
@@ -28,17 +29,35 @@ pub(crate) async fn start(inner: &Arc<Inner>, container: &Arc<Container>, by_use
     start_from(inner, container, None, by_user).await
 }
 
+/// The checkpoint that processes come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) checkpoint: String,
+    /// Where it is; empty is with the container.
+    pub(crate) folder: String,
+}
+
 /// The same, with the processes of a checkpoint.
 #[tracing::instrument(level = "debug", skip_all, fields(container = %container.id))]
 pub(crate) async fn start_from(
     inner: &Arc<Inner>,
     container: &Arc<Container>,
-    checkpoint: Option<Restore>,
+    from: Option<Origin>,
     by_user: bool,
 ) -> Result<(), Failure> {
     let (_alone, turn) = alone_in_turn(container).await;
     let phase = container.phase();
     may_start(container, phase, by_user)?;
+    // In its turn: what ends while this waits for it is not started anew instead.
+    let checkpoint = match from {
+        None => None,
+        Some(from) => {
+            let container = Arc::clone(container);
+            let found =
+                tokio::task::spawn_blocking(move || checkpoint::restore(&container, &from.checkpoint, &from.folder));
+            Some(found.await.map_err(|error| Failure::internal(&error))??)
+        }
+    };
     let _keeps_places = network::hold(inner, container);
     container.set_restart_timer(None);
     let starting = container.begin_start();

@@ -187,7 +187,11 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, number:
     // As dockerd: any signal thaws it, where nobody said with which one it stops.
     let thaws = asked_stop_signal.is_empty() || number == stop_signal;
     if thaws && container.phase() == Phase::Paused {
-        unpause(inner, container).await?;
+        // It may have ended, or been thawed by somebody else: the signal was sent.
+        match unpause(inner, container).await {
+            Err(failure) if failure.kind != ErrorKind::Conflict => return Err(failure),
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -227,6 +227,10 @@ impl Runtime for Binary {
         }
     }
 
+    fn abandon(&mut self) {
+        self.streams = None;
+    }
+
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
         self.tool.run(&["pause", &self.config.id])
     }
@@ -313,6 +317,10 @@ impl Runtime for BinaryExec {
         arguments.push(self.tool.id.clone().into());
         self.tool.run_with(&arguments, streams)?;
         read_pid(&self.dir).map(Some)
+    }
+
+    fn abandon(&mut self) {
+        self.streams = None;
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {

@@ -90,6 +90,10 @@ impl Runtime for BuiltinExec {
         }
     }
 
+    fn abandon(&mut self) {
+        self.streams = None;
+    }
+
     fn pause(&mut self) -> Result<(), RuntimeFailure> {
         Err(RuntimeFailure::new(FailureKind::WrongState, "an exec cannot be paused"))
     }

@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,9 @@ use shoal_engine_sys::process::{self, Ended, Fork, SingleThread};
 use shoal_engine_sys::{namespace, signal};
 
 use super::builtin::{Builtin, enter_cgroup, read_spec};
+use super::caller::{Waited, wait_for};
 use super::launch::read_report;
-use super::{Caller, ChildStreams, Created, LastHook, Runtime, SpecPart, pipe};
+use super::{Caller, ChildStreams, Created, LastHook, Runtime, SpecPart, end_maker, pipe};
 use crate::checkpoint::{self, Places};
 use crate::shim::config::{Restore, SPEC_FILE, ShimConfig};
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
@@ -94,7 +95,7 @@ impl Runtime for Restored {
         Ok(Created { pid: None, took: None })
     }
 
-    fn start(&mut self, _caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
+    fn start(&mut self, caller: Option<Caller<'_>>) -> Result<Option<u32>, RuntimeFailure> {
         let Some(ChildStreams::Pipes { stdin, stdout, stderr }) = self.streams.take() else {
             return Err(RuntimeFailure::new(FailureKind::WrongState, "no streams to restore"));
         };
@@ -112,8 +113,14 @@ impl Runtime for Restored {
             process::exit_now(1);
         };
         drop((streams, outcome_end));
-        // Not given up half-way: CRIU would leave half a container behind, and takes no longer than its images are large.
         read_report(outcome, None)?;
+        let handle = namespace::open_process(criu).map_err(cannot("watch CRIU"))?;
+        if wait_for(handle.as_fd(), caller, None).map_err(cannot("wait for CRIU"))? == Waited::GivenUp {
+            // All that it has made by now is in the cgroup, or goes with its own end.
+            end_maker(criu);
+            self.signal_all(rustix::process::Signal::KILL.as_raw())?;
+            return Err(RuntimeFailure::new(FailureKind::WrongState, "the start was given up"));
+        }
         match process::wait_for(criu).map_err(cannot("wait for CRIU"))? {
             Ended::Code(0) => checkpoint::restored(&self.dir).map(Some).map_err(cannot("find the restored process")),
             ended => {
@@ -121,6 +128,10 @@ impl Runtime for Restored {
                 Err(RuntimeFailure::other(told.unwrap_or_else(|| format!("CRIU ended with {ended:?}"))))
             }
         }
+    }
+
+    fn abandon(&mut self) {
+        self.streams = None;
     }
 
     fn pause(&mut self) -> Result<(), RuntimeFailure> {

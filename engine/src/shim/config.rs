@@ -207,6 +207,9 @@ pub struct ShimState {
     pub init_pid: u32,
     /// When that process started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`, to recognise it again.
     pub init_start_ticks: u64,
+    /// What its standard streams were at first, as `/proc/<pid>/fd` names pipes; empty for what is none.
+    #[serde(default)]
+    pub streams: [String; 3],
 }
 
 /// How a container's (or exec's) first process ended.

@@ -41,6 +41,8 @@ use crate::runtime::{Caller, Runtime};
 const STALL: Duration = Duration::from_secs(2);
 /// How long output is waited for after the process has ended: another process may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Pieces that a full pipe is read in, at most.
+const PIPE_PIECES: usize = 64;
 /// How long clients may take to read the rest after the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a process that was made and not started waits for a daemon when it has none.
@@ -72,6 +74,8 @@ pub(super) struct Server {
     listener: UnixListener,
     connections: Vec<Connection>,
     streams: Streams,
+    /// What the process's streams are called in `/proc`.
+    stream_names: [String; 3],
     log: Option<Log>,
     log_failed: bool,
     phase: Phase,
@@ -82,6 +86,8 @@ pub(super) struct Server {
     start_failure: Option<RuntimeFailure>,
     /// Since when nobody is there who could start the process.
     alone_since: Option<Timestamp>,
+    /// When output last waited for a client: what is in the pipes gets its time after that.
+    client_full_at: Option<Timestamp>,
     /// When to give back the memory that only the start needed.
     settles_at: Option<Timestamp>,
     /// When somebody first asked to kill it.
@@ -112,6 +118,7 @@ impl Server {
             children: parts.children,
             listener: parts.listener,
             connections: vec![Connection::new(parts.control)?],
+            stream_names: parts.streams.child_names()?,
             streams: parts.streams,
             log: parts.log,
             log_failed: false,
@@ -121,6 +128,7 @@ impl Server {
             ended: None,
             start_failure: None,
             alone_since: None,
+            client_full_at: None,
             settles_at: None,
             killed_at: None,
             ending: None,
@@ -183,14 +191,19 @@ impl Server {
     }
 
     fn drain_is_over(&self) -> bool {
-        self.may_read_output() && self.ended.is_some_and(|(_, at)| self.now() >= at.after(DRAIN))
+        self.drain_deadline().is_some_and(|deadline| self.now() >= deadline)
+    }
+
+    /// Until when output is waited for; none while a client keeps it waiting. A log service that takes nothing does not.
+    fn drain_deadline(&self) -> Option<Timestamp> {
+        let (_, ended_at) = self.ended.filter(|_| self.ending.is_none() && !self.a_client_is_full())?;
+        Some(self.client_full_at.map_or(ended_at, |at| at.max(ended_at)).after(DRAIN))
     }
 
     /// When the loop has to look again though nothing happens.
     fn timeout(&self) -> Option<Duration> {
         let now = self.now();
-        let blocked = self.ending.is_some() || !self.may_read_output();
-        let drain = self.ended.filter(|_| !blocked).map(|(_, at)| at.after(DRAIN).since(now));
+        let drain = self.drain_deadline().map(|at| at.since(now));
         let hook = self.hook_deadline().map(|at| at.since(now));
         let stalling = self.connections.iter().filter(|_| !self.manner.patient);
         let stall = stalling.filter_map(Connection::full_since).map(|at| at.after(STALL).since(now)).min();
@@ -237,11 +250,15 @@ impl Server {
             None => self.ended = Some((Ended::Code(failure.exit_code()), self.now())),
         }
         self.start_failure = Some(failure);
+        self.runtime.abandon();
         self.streams.close_child_side();
     }
 
     /// Waits for something to happen, and does what it asks.
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if self.a_client_is_full() {
+            self.client_full_at = Some(self.now());
+        }
         let readiness = self.poll(timeout)?;
         if readiness.children {
             self.reap()?;
@@ -310,8 +327,22 @@ impl Server {
 
     /// Output waits for clients that are behind, and for the log; the container then waits for its full pipe, as with dockerd.
     fn may_read_output(&self) -> bool {
-        !self.log.as_ref().is_some_and(Log::is_full)
-            && !self.connections.iter().any(|connection| connection.full_since().is_some())
+        !self.log.as_ref().is_some_and(Log::is_full) && !self.a_client_is_full()
+    }
+
+    fn a_client_is_full(&self) -> bool {
+        self.connections.iter().any(|connection| connection.full_since().is_some())
+    }
+
+    /// Reads what is in the pipes when the end is written down. Who still holds one of them is not waited for.
+    fn read_the_rest(&mut self) {
+        for output in self.streams.open_outputs() {
+            for _ in 0..PIPE_PIECES {
+                if !self.pass_on(output) {
+                    break;
+                }
+            }
+        }
     }
 
     fn reap(&mut self) -> io::Result<()> {
@@ -346,6 +377,7 @@ impl Server {
             shim_start_ticks: proc::start_ticks(own).unwrap_or(0),
             init_pid: pid,
             init_start_ticks: ticks,
+            streams: self.stream_names.clone(),
         };
         let bytes = serde_json::to_vec(&state).unwrap_or_default();
         write_whole(&self.dir, STATE_FILE, &bytes).map_err(failed)
@@ -365,8 +397,8 @@ impl Server {
     }
 
     /// Reads one piece of output, and gives it to the log and to everybody who is attached.
-    fn pass_on(&mut self, output: Output) {
-        let Some(length) = self.streams.read(output, &mut self.buffer) else { return };
+    fn pass_on(&mut self, output: Output) -> bool {
+        let Some(length) = self.streams.read(output, &mut self.buffer) else { return false };
         let piece = &self.buffer[..length];
         let kind = if output == Output::Stderr { FrameKind::Stderr } else { FrameKind::Stdout };
         let now = SystemClock.now();
@@ -378,6 +410,7 @@ impl Server {
             let written = log.write(output.stream(), piece, now);
             self.note_log(written);
         }
+        true
     }
 
     /// Sends what waits for a log service, when that can take it, or a lost one is to be tried again.

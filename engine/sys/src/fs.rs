@@ -179,6 +179,9 @@ fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
+/// What `statfs` says of a procfs.
+pub const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
+
 /// Links that are followed on one way: the kernel's number.
 const MAX_LINKS: u32 = 40;
 
@@ -283,7 +286,7 @@ impl Directory {
     /// as `/etc/resolv.conf -> ../run/resolv.conf` does in an image without `/run`. Nothing leads out of this directory.
     ///
     /// # Errors
-    /// The kernel's; also when links lead in a circle.
+    /// The kernel's; also when links lead in a circle, or over one of a procfs.
     pub fn settle(&self, path: &Path) -> io::Result<PathBuf> {
         let mut left: Vec<OsString> = parts_reversed(path);
         let mut settled = PathBuf::new();
@@ -303,7 +306,8 @@ impl Directory {
                 Err(error) => return Err(error),
             };
             links += 1;
-            if links > MAX_LINKS {
+            // Those of a procfs mean more than their text: they are not followed anywhere else either.
+            if links > MAX_LINKS || rustix::fs::fstatfs(&link)?.f_type == PROC_MAGIC {
                 return Err(rustix::io::Errno::LOOP.into());
             }
             let target = PathBuf::from(OsString::from_vec(rustix::fs::readlinkat(&link, "", Vec::new())?.into_bytes()));

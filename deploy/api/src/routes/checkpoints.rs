@@ -31,7 +31,7 @@ pub(super) async fn create(context: Arc<Context>, mut request: Request) -> Answe
 
 pub(super) async fn list(context: Arc<Context>, request: Request) -> Answer {
     is_offered(&context)?;
-    json(&context.engine.containers().checkpoints(request.id(), request.query.text("dir"))?)
+    json(&context.engine.containers().checkpoints(request.id(), request.query.text("dir")).await?)
 }
 
 pub(super) async fn remove(context: Arc<Context>, request: Request) -> Answer {

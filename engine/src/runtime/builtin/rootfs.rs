@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
     unmount,
 };
-use shoal_engine_sys::fs::{self, Directory, FileKind};
+use shoal_engine_sys::fs::{self, Directory, FileKind, PROC_MAGIC};
 use shoal_engine_sys::mount_tree;
 use shoal_engine_sys::namespace::MountChange;
 use shoal_engine_sys::user_namespace::UserNamespace;
@@ -24,9 +24,6 @@ use crate::runtime::isolate;
 use crate::runtime::spec::REPLACEABLE_IN_PROC;
 use crate::shim::config::ShimConfig;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
-
-/// `PROC_SUPER_MAGIC`.
-const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
 
 /// The container's root: its mount, and its directory.
 #[derive(Debug)]
@@ -146,21 +143,22 @@ impl Root {
 
     /// The place to mount at, made when it is missing.
     pub(super) fn target(&self, path: &Path, is_directory: bool) -> io::Result<OwnedFd> {
-        match self.directory.open_any(path, true) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            found => {
-                let found = found?;
-                // Over a link of the image: that the text says otherwise was checked before (CVE-2019-16884).
-                let is_allowed = || REPLACEABLE_IN_PROC.iter().any(|allowed| path == Path::new(allowed));
-                if rustix::fs::fstatfs(&found)?.f_type == PROC_MAGIC && !is_allowed() {
-                    return Err(io::Error::other("it is inside /proc"));
-                }
-                return Ok(found);
-            }
+        let place = match self.directory.open_any(path, true) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_target(path, is_directory)?,
+            found => found?,
+        };
+        // Over a link of the image, or of who shares a volume with it: that the text says otherwise was checked before
+        // (CVE-2019-16884).
+        let is_allowed = || REPLACEABLE_IN_PROC.iter().any(|allowed| path == Path::new(allowed));
+        if rustix::fs::fstatfs(&place)?.f_type == PROC_MAGIC && !is_allowed() {
+            return Err(io::Error::other("it is inside /proc"));
         }
+        Ok(place)
+    }
+
+    fn make_target(&self, path: &Path, is_directory: bool) -> io::Result<OwnedFd> {
         if is_directory {
-            let made = self.directory.make_place(path, 0o755)?;
-            return Ok(made.into());
+            return self.directory.make_place(path, 0o755).map(Into::into);
         }
         let path = &self.directory.settle(path)?;
         let parent = self.directory.make_path(path.parent().unwrap_or(Path::new("/")), 0o755)?;

@@ -33,6 +33,7 @@ impl Server {
     /// The process has ended and its output is read: writes everything down, takes everything away.
     pub(super) fn conclude(&mut self) {
         let Some((ended, finished_at)) = self.ended else { return };
+        self.read_the_rest();
         if let Some(mut log) = self.log.take() {
             let finished = log.finish(self.now());
             self.note_log(finished);

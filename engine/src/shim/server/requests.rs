@@ -82,6 +82,11 @@ impl Server {
         if number == KILL {
             let now = self.now();
             self.killed_at.get_or_insert(now);
+            if self.phase == Phase::Created && self.init.is_none() && self.ended.is_none() {
+                // There is no process yet, and there shall be none.
+                self.never_started(RuntimeFailure::new(FailureKind::WrongState, "it was killed before its start"));
+                return Ok(());
+            }
         }
         if all {
             return self.runtime.signal_all(number);

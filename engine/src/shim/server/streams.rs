@@ -90,6 +90,17 @@ impl Streams {
         })
     }
 
+    /// What `/proc/<pid>/fd` calls the ends that the process gets: both ends of a pipe have one name. Empty for what is no pipe.
+    pub(super) fn child_names(&self) -> io::Result<[String; 3]> {
+        let Some(ChildStreams::Pipes { stdin, stdout, stderr }) = &self.child else { return Ok(Default::default()) };
+        let name = |end: &OwnedFd| -> io::Result<String> {
+            let status = rustix::fs::fstat(end)?;
+            let is_pipe = rustix::fs::FileType::from_raw_mode(status.st_mode) == rustix::fs::FileType::Fifo;
+            Ok(if is_pipe { format!("pipe:[{}]", status.st_ino) } else { String::new() })
+        };
+        Ok([name(stdin)?, name(stdout)?, name(stderr)?])
+    }
+
     pub(super) fn take_child_ends(&mut self) -> Result<ChildStreams, RuntimeFailure> {
         self.child.take().ok_or_else(|| RuntimeFailure::other("the streams were handed out before"))
     }
