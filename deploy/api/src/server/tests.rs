@@ -432,15 +432,15 @@ async fn a_take_over_in_one_piece_with_another_request_does_not_take_its_answer(
 #[tokio::test]
 async fn nothing_is_smuggled_past_in_a_body() {
     let fixture = start();
-    // hyper takes these bodies for what they are; the request in them is never one.
-    let inner = "GET /hello/inner HTTP/1.1\r\nHost: d\r\n\r\n";
+    // Taken for a head, this body would be changed on its way.
+    let inner = "{\"k\": \"<\"}\r\n\r\n";
     let json = "POST /json HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n";
     for head in [
         format!("{json}X: y\nContent-Length: {}\r\n\r\n{inner}", inner.len()),
         format!("{json}Transfer-Encoding: gzip, chunked\r\n\r\n{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len()),
     ] {
         let answer = within(fixture.exchange(&head)).await;
-        assert!(answer.starts_with("HTTP/1.1 400") && !answer.contains("inner"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"k\":\"<\"}\n"), "{answer}");
     }
     // Heads whose lines end with LF are answered while the client still waits.
     let mut stream = fixture.connect().await;
