@@ -84,6 +84,14 @@ pub enum TemplateError {
     Unknown {
         /// What stood between the braces.
         action: String,
+        /// Where they begin, in bytes.
+        at: usize,
+    },
+    /// The same in a text that nobody is to see.
+    #[error("the action at byte {at} is not known")]
+    UnknownAt {
+        /// Where its braces begin.
+        at: usize,
     },
     /// A label that the service does not have.
     #[error("the service has no label {name:?}")]
@@ -99,9 +107,50 @@ pub enum TemplateError {
         /// Which.
         name: String,
     },
+    /// The same in a text that nobody is to see.
+    #[error("the container has no {kind} of a name in it")]
+    NoSuchFileInIt {
+        /// `secret` or `config`.
+        kind: &'static str,
+    },
     /// The contents of a secret or config.
     #[error("not a text in UTF-8")]
     NotText,
+    /// More than a file of a container may have.
+    #[error("it would be longer than {limit} bytes")]
+    TooLong {
+        /// How much that is.
+        limit: usize,
+    },
+}
+
+/// No message has more of a text.
+const QUOTED_CHARACTERS: usize = 64;
+
+impl TemplateError {
+    /// The same without anything of the text, which is a secret.
+    #[must_use]
+    pub fn without_text(self) -> Self {
+        match self {
+            Self::Unknown { at, .. } => Self::UnknownAt { at },
+            Self::NoSuchFile { kind, .. } => Self::NoSuchFileInIt { kind },
+            other => other,
+        }
+    }
+
+    /// The same with so much of the text as a message can have.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        let short = |text: String| match text.char_indices().nth(QUOTED_CHARACTERS) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        };
+        match self {
+            Self::Unknown { action, at } => Self::Unknown { action: short(action), at },
+            Self::NoSuchFile { kind, name } => Self::NoSuchFile { kind, name: short(name) },
+            other => other,
+        }
+    }
 }
 
 /// Takes a text apart.
@@ -117,12 +166,12 @@ pub fn parse(text: &str) -> Result<Vec<Part<'_>>, TemplateError> {
 /// # Errors
 /// When it is not one that can be expanded.
 pub fn parse_payload(text: &str) -> Result<Vec<Part<'_>>, TemplateError> {
-    take_apart(text, |action| of_another(action).map_or_else(|| placeholder(action), Ok))
+    take_apart(text, |action| of_another(action).or_else(|| placeholder(action)))
 }
 
 fn take_apart<'a>(
     text: &'a str,
-    placeholder: impl Fn(&'a str) -> Result<Placeholder<'a>, TemplateError>,
+    placeholder: impl Fn(&'a str) -> Option<Placeholder<'a>>,
 ) -> Result<Vec<Part<'a>>, TemplateError> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -134,7 +183,13 @@ fn take_apart<'a>(
         let inner = left.unwrap_or(action);
         let right = inner.strip_suffix('-').filter(|inner| is_space(inner.chars().next_back()));
         parts.push(Part::Text(if left.is_some() { before.trim_end() } else { before }));
-        parts.push(Part::Value(placeholder(right.unwrap_or(inner).trim())?));
+        let meant = right.unwrap_or(inner).trim();
+        if meant.is_empty() {
+            return Err(TemplateError::Empty);
+        }
+        let at = text.len() - rest.len() + before.len();
+        let unknown = || TemplateError::Unknown { action: meant.to_owned(), at };
+        parts.push(Part::Value(placeholder(meant).ok_or_else(unknown)?));
         rest = if right.is_some() { tail.trim_start() } else { tail };
     }
     parts.push(Part::Text(rest));
@@ -142,9 +197,8 @@ fn take_apart<'a>(
     Ok(parts)
 }
 
-fn placeholder(action: &str) -> Result<Placeholder<'_>, TemplateError> {
-    Ok(match action {
-        "" => return Err(TemplateError::Empty),
+fn placeholder(action: &str) -> Option<Placeholder<'_>> {
+    Some(match action {
         ".Service.ID" => Placeholder::ServiceId,
         ".Service.Name" => Placeholder::ServiceName,
         ".Service.Labels" => Placeholder::ServiceLabels,
@@ -155,7 +209,7 @@ fn placeholder(action: &str) -> Result<Placeholder<'_>, TemplateError> {
         ".Task.ID" => Placeholder::TaskId,
         ".Task.Name" => Placeholder::TaskName,
         ".Task.Slot" => Placeholder::TaskSlot,
-        other => label(other).ok_or_else(|| TemplateError::Unknown { action: other.to_owned() })?,
+        other => return label(other),
     })
 }
 
@@ -276,6 +330,19 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn messages_have_little_of_a_text_and_nothing_of_a_secret() {
+        let error = parse_payload("ab {{.Task.ID}} {{ hunter2 }}").expect_err("accepted");
+        assert_eq!(error, TemplateError::Unknown { action: "hunter2".to_owned(), at: 16 });
+        assert_eq!(error.without_text().to_string(), "the action at byte 16 is not known");
+        let file = |name: &str| TemplateError::NoSuchFile { kind: "secret", name: name.to_owned() };
+        assert!(!file("hunter2").without_text().to_string().contains("hunter2"));
+        assert_eq!(file(&"ä".repeat(64)).shortened(), file(&"ä".repeat(64)));
+        assert_eq!(file(&"ä".repeat(65)).shortened(), file(&format!("{}…", "ä".repeat(64))));
+        let long = parse(&format!("{{{{{}}}}}", "x".repeat(100_000))).expect_err("accepted");
+        assert!(long.shortened().to_string().len() < 500);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use shoal_engine::model::{
     BindOptions, ClusterAttachment, ContainerConfig, CreateRequest, Empty, HealthConfig, HostConfig, InternalFile,
     InternalOptions, LogConfig, Mount, MountDriver, PortBinding, TmpfsOptions, Ulimit, VolumeOptions,
 };
+use shoal_proto::error::{Failure, chain};
 use shoal_proto::id::NetworkId;
 use shoal_proto::object::Task;
 use shoal_proto::spec::{
@@ -41,6 +42,13 @@ pub(crate) enum SpecError {
     NotANumber { what: &'static str, value: String, name: String },
     #[error("network {network} has not reached this node")]
     MissingNetwork { network: NetworkId },
+}
+
+/// With its causes: it is what `service ps` shows.
+impl From<SpecError> for Failure {
+    fn from(error: SpecError) -> Self {
+        Self::invalid(chain(&error))
+    }
 }
 
 /// The request that makes the task's container.
@@ -295,12 +303,11 @@ impl Payloads<'_> {
     }
 
     /// What is to be in the file.
-    fn contents(&self, kind: &'static str, name: &str, data: &[u8], is_template: bool) -> Result<Vec<u8>, SpecError> {
+    fn contents(&self, data: &[u8], is_template: bool) -> Result<Vec<u8>, TemplateError> {
         if !is_template {
             return Ok(data.to_vec());
         }
-        let filled = self.values.expand_payload(data, |source, name| self.find(source, name));
-        filled.map_err(|source| SpecError::Template { kind, name: name.to_owned(), source })
+        self.values.expand_payload(data, |source, name| self.find(source, name))
     }
 
     /// As in Swarm: another file is named as the container has it, and is not filled in its turn.
@@ -334,12 +341,21 @@ fn files(
     let mut files = Vec::new();
     for reference in &container.secrets {
         let secret = payloads.secret(reference)?;
-        let data = payloads.contents("secret", &reference.name, &secret.data, secret.is_template)?;
+        let data = payloads.contents(&secret.data, secret.is_template).map_err(|source| SpecError::Template {
+            kind: "secret",
+            name: reference.name.clone(),
+            // What it quotes is of the secret.
+            source: source.without_text(),
+        })?;
         files.push(file("/run/secrets", &reference.name, &reference.target, data)?);
     }
     for reference in &container.configs {
         let config = payloads.config(reference)?;
-        let data = payloads.contents("config", &reference.name, &config.data, config.is_template)?;
+        let data = payloads.contents(&config.data, config.is_template).map_err(|source| SpecError::Template {
+            kind: "config",
+            name: reference.name.clone(),
+            source: source.shortened(),
+        })?;
         files.push(file("", &reference.name, &reference.target, data)?);
     }
     Ok(files)
@@ -459,8 +475,9 @@ mod tests {
             configs: vec![ConfigReference { id: page, name: "page".to_owned(), target: target("/page") }],
             ..ContainerSpec::default()
         };
-        let filled = |text: &str, is_template| {
-            let secret = SecretSpec { data: b"{{xyzzy}}".to_vec(), ..SecretSpec::default() };
+        let with = |secret: &str, secret_is_template, text: &str, is_template| {
+            let data = secret.as_bytes().to_vec();
+            let secret = SecretSpec { data, is_template: secret_is_template, ..SecretSpec::default() };
             let config = ConfigSpec { data: text.as_bytes().to_vec(), is_template, ..ConfigSpec::default() };
             let dependencies = Dependencies {
                 secrets: vec![Arc::new(Secret { id: key, spec: secret, ..Secret::default() })],
@@ -469,14 +486,25 @@ mod tests {
             let request = translate(&task(container.clone()), &dependencies, &NetworkNames::new());
             request.map(|request| String::from_utf8(request.internal.files[1].data.clone()).expect("text"))
         };
+        let filled = |text: &str, is_template| with("{{xyzzy}}", false, text, is_template);
         let text = "{{.Service.Name}} {{secret \"token\"}} {{env \"TIER\"}} {{env \"NONE\"}}";
         assert_eq!(filled(text, false).expect("plain"), text);
         assert_eq!(filled(text, true).expect("template"), "web {{xyzzy}} front-3 ");
-        let refused = filled("{{secret \"other\"}}", true).expect_err("filled");
-        assert_eq!(
-            shoal_proto::error::chain(&refused).to_string(),
-            "cannot fill the config page: the container has no secret \"other\""
-        );
+        let why = |refused: Result<String, SpecError>| Failure::from(refused.expect_err("filled")).message;
+        let other = "cannot fill the config page: the container has no secret \"other\"";
+        assert_eq!(why(filled("{{secret \"other\"}}", true)), other);
+        assert!(why(filled("{{.Nonsense}}", true)).starts_with("cannot fill the config page: cannot evaluate {{.Nons"));
+        assert!(why(filled(&format!("{{{{{}}}}}", "x".repeat(10_000)), true)).len() < 500);
+        // Nothing of a secret.
+        let unknown = "cannot fill the secret key: the action at byte 5 is not known";
+        assert_eq!(why(with("pass {{xyzzy}}", true, "", false)), unknown);
+        let none = "cannot fill the secret key: the container has no secret of a name in it";
+        assert_eq!(why(with("{{secret \"xyzzy\"}}", true, "", false)), none);
+        // Not more than there is room for.
+        let many = "{{secret \"token\"}}".repeat(4);
+        assert_eq!(with(&"x".repeat(393_216), false, &many, true).expect("as much as can be").len(), 3 << 19);
+        let long = "cannot fill the config page: it would be longer than 1572864 bytes";
+        assert_eq!(why(with(&"x".repeat(393_217), false, &many, true)), long);
     }
 
     #[test]

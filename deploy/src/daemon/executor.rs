@@ -211,8 +211,7 @@ impl TaskController {
             architecture: std::env::consts::ARCH,
             os: std::env::consts::OS,
         };
-        let request = create_request(&self.task, &self.dependencies, &networks, &values)
-            .map_err(|error| Failure::invalid(error.to_string()))?;
+        let request = create_request(&self.task, &self.dependencies, &networks, &values)?;
         Ok(self.shared.engine.containers().create(Some(self.task.name()), request).await?.id)
     }
 

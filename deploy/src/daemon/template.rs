@@ -5,6 +5,9 @@ use shoal_proto::object::Task;
 use shoal_proto::spec::Labels;
 use shoal_proto::template::{self, Part, Placeholder, Source, TemplateError};
 
+/// No filled text is longer: as what a user may send for one object.
+const LIMIT_BYTES: usize = 3 << 19;
+
 /// What placeholders stand for.
 #[derive(Debug, Clone)]
 pub(crate) struct Values<'a> {
@@ -42,6 +45,10 @@ impl Values<'_> {
                 Part::Text(text) => filled.push_str(text),
                 Part::Value(Placeholder::Of { source, name }) => filled.push_str(&find(source, name)?),
                 Part::Value(placeholder) => filled.push_str(&self.value(placeholder)),
+            }
+            // Each piece is short; that there are many of them makes it long.
+            if filled.len() > LIMIT_BYTES {
+                return Err(TemplateError::TooLong { limit: LIMIT_BYTES });
             }
         }
         Ok(filled)

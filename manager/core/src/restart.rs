@@ -48,8 +48,7 @@ fn policy(task: &Task) -> RestartPolicy {
 
 /// Attempts that count at `now`, and when their window began.
 fn attempts(track: &RestartTrack, policy: &RestartPolicy, now: Timestamp) -> (u64, Timestamp) {
-    let window = policy.window.filter(|window| !window.is_zero());
-    let expired = window.is_some_and(|window| now.since(track.window_start) > window);
+    let expired = !policy.window.is_zero() && now.since(track.window_start) > policy.window;
     if track.window_start == Timestamp::ZERO || expired { (0, now) } else { (track.attempts, track.window_start) }
 }
 
@@ -232,8 +231,7 @@ mod tests {
 
     #[test]
     fn attempts_end_and_begin_again_with_a_new_window() {
-        let policy =
-            RestartPolicy { max_attempts: 2, window: Some(Duration::from_secs(50)), ..RestartPolicy::default() };
+        let policy = RestartPolicy { max_attempts: 2, window: Duration::from_secs(50), ..RestartPolicy::default() };
         let track = RestartTrack { attempts: 2, window_start: Timestamp::from_seconds(100), crash_streak: 0 };
         let task = ended(TaskState::Failed, policy, Some(60), track.clone());
         assert!(!should_restart(&task, Timestamp::from_seconds(150)));

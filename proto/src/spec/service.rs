@@ -144,13 +144,29 @@ pub struct RestartPolicy {
     pub delay: Duration,
     /// Replacements in one window; 0 is no limit.
     pub max_attempts: u64,
-    /// Window in which attempts count; zero, and `None`, are for ever. Kept apart because users see what they said.
-    pub window: Option<Duration>,
+    /// Window in which attempts count; zero is for ever.
+    pub window: Duration,
+    /// Did the user say zero, so that it is shown? Beside the window, and no `Option` of it: builds that know only the
+    /// window have to read what this one writes.
+    pub window_given: bool,
+}
+
+impl RestartPolicy {
+    /// The window as its user said it; `None` when they did not.
+    pub fn shown_window(&self) -> Option<Duration> {
+        (self.window_given || !self.window.is_zero()).then_some(self.window)
+    }
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self { condition: RestartCondition::Any, delay: Duration::from_secs(5), max_attempts: 0, window: None }
+        Self {
+            condition: RestartCondition::Any,
+            delay: Duration::from_secs(5),
+            max_attempts: 0,
+            window: Duration::ZERO,
+            window_given: false,
+        }
     }
 }
 

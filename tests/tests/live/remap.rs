@@ -1,6 +1,7 @@
 //! A cluster whose nodes run containers in user namespaces (`--userns-remap`).
 
 use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use shoal_tests::command::{command, run_with_input};
@@ -22,13 +23,17 @@ fn again_with_ranges(test: &str) -> anyhow::Result<()> {
     // Mounts go on to come in, so that the machine's own are seen in their state of now; none goes out.
     let script = "file=$(mktemp) && echo $0 >$file && mount --bind $file /etc/subuid && mount --bind $file /etc/subgid && \
                   rm $file && exec \"$@\"";
-    let status = command("unshare", &["--mount", "--propagation", "slave", "sh", "-c", script])
+    let again = command("unshare", &["--mount", "--propagation", "slave", "sh", "-c", script])
         .arg(format!("{USER}:{FIRST}:65536"))
         .arg(std::env::current_exe()?)
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
-        .status()?;
-    ensure!(status.success(), "{test} failed where the ranges are");
+        .stderr(Stdio::inherit())
+        .output()?;
+    let told = String::from_utf8_lossy(&again.stdout);
+    ensure!(again.status.success(), "{test} failed where the ranges are: {told}");
+    // A name that no test has is a success of none.
+    ensure!(told.contains("1 passed"), "{test} did not run where the ranges are: {told}");
     Ok(())
 }
 

@@ -46,10 +46,11 @@ fn create_request(mut body: Value) -> Result<CreateRequest, ApiError> {
     let (host_config, networking_config, runtime) = (other("HostConfig"), other("NetworkingConfig"), other("Runtime"));
     let mut host_config = decode_value::<Option<HostConfig>>(host_config)?.unwrap_or_default();
     // Where docker-py puts it. dockerd passes over it there, which is not what was asked for.
-    if let Value::String(name) = runtime
-        && host_config.runtime.is_empty()
-    {
-        host_config.runtime = name;
+    match runtime {
+        Value::Null => {}
+        Value::String(name) if host_config.runtime.is_empty() => host_config.runtime = name,
+        Value::String(_) => {}
+        _ => return Err(ApiError::invalid("Runtime is not a text: give the name of a runtime")),
     }
     Ok(CreateRequest {
         config: decode_value(body)?,
@@ -192,6 +193,9 @@ mod tests {
         assert!(create_request(serde_json::json!([])).is_err());
         let beside = serde_json::json!({ "Runtime": "runc", "HostConfig": null });
         assert_eq!(create_request(beside).expect("request").host_config.runtime, "runc");
+        assert!(create_request(serde_json::json!({ "Runtime": null })).is_ok());
+        let error = create_request(serde_json::json!({ "Runtime": 5 })).expect_err("no text");
+        assert!(error.message().contains("Runtime"), "{}", error.message());
         let twice = serde_json::json!({ "hostconfig": { "PidsLimit": 1 }, "HostConfig": { "PidsLimit": 2 } });
         assert_eq!(create_request(twice).expect("request").host_config.pids_limit, Some(2));
     }

@@ -99,6 +99,13 @@ struct HeldOutput {
     nobody_tells: bool,
 }
 
+/// The answer to who asks for a take-over.
+struct AnswerHead {
+    begun: BytesMut,
+    /// Is the client one that did not ask for an upgrade?
+    downgrade: bool,
+}
+
 /// See the module.
 pub(crate) struct ConnectionIo {
     transport: Box<dyn Transport>,
@@ -121,8 +128,11 @@ pub(crate) struct ConnectionIo {
     takes_over: bool,
     /// Why output waits.
     held: Option<HeldOutput>,
-    /// The answer's head, when it has to be rewritten, until it is complete.
-    answer: Option<BytesMut>,
+    /// Where the input would be if the take-over that was asked for is refused; `None` when hyper was given more than that
+    /// request before it answered.
+    fallback: Option<Place>,
+    /// The head of the answer to who asks for a take-over, until it is complete.
+    answer: Option<AnswerHead>,
     /// The rewritten head, to be sent.
     unsent: Bytes,
 }
@@ -143,6 +153,7 @@ impl ConnectionIo {
             hang_up_check: None,
             takes_over: false,
             held: None,
+            fallback: None,
             answer: None,
             unsent: Bytes::new(),
         }
@@ -152,6 +163,9 @@ impl ConnectionIo {
     /// a read after it waits until the peer is gone altogether, and then fails.
     pub(crate) fn take_over(&mut self, read_ahead: Bytes) {
         self.taken_over = true;
+        self.fallback = None;
+        // hyper hands over what it has answered: no head is half written.
+        self.answer = None;
         let mut unread = BytesMut::from(read_ahead.as_ref());
         unread.extend_from_slice(&self.unread);
         if let Place::Head(begun) = std::mem::replace(&mut self.place, Place::Opaque) {
@@ -215,7 +229,7 @@ impl ConnectionIo {
     }
 
     /// Passes input on, heads as hyper is to see them. `quiet`: is no answer under way?
-    fn pass(&mut self, data: &[u8], quiet: bool, out: &mut BytesMut) {
+    fn pass(&mut self, data: &[u8], mut quiet: bool, out: &mut BytesMut) {
         let mut data = BytesMut::from(data);
         while !data.is_empty() {
             match &mut self.place {
@@ -225,9 +239,11 @@ impl ConnectionIo {
                     let mut head = std::mem::take(begun);
                     data = head.split_off(length);
                     self.adapt(&head, quiet, out);
+                    // Its answer comes before those of what follows.
+                    quiet = false;
                 }
                 Place::Body(_) | Place::Opaque => {
-                    let passed = self.place.pass_body(&data);
+                    let passed = self.pass_body(&data);
                     out.extend_from_slice(&data.split_to(passed));
                 }
             }
@@ -236,7 +252,7 @@ impl ConnectionIo {
 
     /// Of what was read into `buffer`, keeps what comes behind the end of a body.
     fn keep_heads(&mut self, before: usize, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) {
-        let end = before + self.place.pass_body(&buffer.filled()[before..]);
+        let end = before + self.pass_body(&buffer.filled()[before..]);
         if end == buffer.filled().len() {
             return;
         }
@@ -248,20 +264,63 @@ impl ConnectionIo {
         self.unread = out.freeze();
     }
 
+    /// How much of what was read is of the body at hand.
+    fn pass_body(&mut self, data: &[u8]) -> usize {
+        if self.fallback.as_mut().is_some_and(|place| place.pass_body(data) < data.len()) {
+            self.fallback = None;
+        }
+        self.place.pass_body(data)
+    }
+
     fn adapt(&mut self, head: &[u8], quiet: bool, out: &mut BytesMut) {
+        if !framing::is_regular(head) {
+            (self.takes_over, self.reads_on, self.place) = (false, false, Place::Opaque);
+            out.extend_from_slice(head);
+            return;
+        }
         let encoded = sniff::with_encoded_target(head);
         let head = encoded.as_deref().unwrap_or(head);
-        let intent = sniff::intent(head);
-        self.takes_over = intent != Intent::Plain;
         self.reads_on = sniff::reads_on(head);
+        let intent = match sniff::intent(head) {
+            // The answer is rewritten: it has to be the next one.
+            Intent::RawTakeOver if !quiet => Intent::Plain,
+            intent => intent,
+        };
+        self.takes_over = intent != Intent::Plain;
         self.place = if self.takes_over { Place::Opaque } else { Place::after(head) };
-        // The answer is rewritten: it has to be the next one.
-        if intent == Intent::RawTakeOver && quiet {
-            out.extend_from_slice(&sniff::with_upgrade(head));
-            self.answer = Some(BytesMut::new());
-        } else {
-            out.extend_from_slice(head);
+        if self.takes_over && quiet {
+            self.fallback = Some(Place::after_refused_upgrade(head));
+            let downgrade = intent == Intent::RawTakeOver;
+            self.answer = Some(AnswerHead { begun: BytesMut::new(), downgrade });
         }
+        match intent {
+            Intent::RawTakeOver => out.extend_from_slice(&sniff::with_upgrade(head)),
+            Intent::Upgrade | Intent::Plain => out.extend_from_slice(head),
+        }
+    }
+
+    /// Takes what hyper writes of the answer to who asks for a take-over. Without one, input is again what it was before.
+    fn answer(&mut self, mut answer: AnswerHead, data: &[u8]) {
+        answer.begun.extend_from_slice(data);
+        let mut out = BytesMut::new();
+        while let Some(length) = sniff::head_length(&answer.begun) {
+            let head = answer.begun.split_to(length);
+            if sniff::is_interim(&head) {
+                out.extend_from_slice(&head);
+                continue;
+            }
+            let fallback = self.fallback.take();
+            if !sniff::switches(&head) {
+                self.takes_over = false;
+                self.place = fallback.unwrap_or(Place::Opaque);
+            }
+            out.extend_from_slice(&if answer.downgrade { sniff::downgrade(&head) } else { head.freeze() });
+            out.extend_from_slice(&answer.begun);
+            self.unsent = out.freeze();
+            return;
+        }
+        self.unsent = out.freeze();
+        self.answer = Some(answer);
     }
 
     /// The peer ended its input: may hyper know?
@@ -338,13 +397,9 @@ impl AsyncWrite for ConnectionIo {
         this.unflushed = true;
         ready!(this.poll_unsent(task))?;
         ready!(this.poll_head_taken(task));
-        let Some(answer) = &mut this.answer else { return Pin::new(&mut this.transport).poll_write(task, data) };
-        answer.extend_from_slice(data);
-        if let Some(length) = sniff::head_length(answer) {
-            let mut out = BytesMut::from(sniff::downgrade(&answer[..length]).as_ref());
-            out.extend_from_slice(&answer[length..]);
-            this.answer = None;
-            this.unsent = out.freeze();
+        match this.answer.take() {
+            None => return Pin::new(&mut this.transport).poll_write(task, data),
+            Some(answer) => this.answer(answer, data),
         }
         Poll::Ready(Ok(data.len()))
     }
@@ -390,6 +445,42 @@ mod tests {
             let output = io.write_all(b"output").now_or_never();
             assert_eq!(output.is_none(), waits, "{agent}");
         }
+    }
+
+    /// On a connection that does not tell whether its client is gone, only take-overs outlive the end of its input.
+    #[tokio::test]
+    async fn a_refused_take_over_leaves_nothing_behind() {
+        let next = b"GET /asked?filters={} HTTP/1.1\r\n\r\n";
+        for (header, answer) in [("", "HTTP/1.1 200 OK"), ("Upgrade: tcp\r\n", "HTTP/1.1 409 Conflict")] {
+            let (here, mut there) = UnixStream::pair().expect("pair");
+            let mut io = ConnectionIo::new(Box::new(here), Arc::default());
+            let head = format!("POST /exec/a/start HTTP/1.1\r\n{header}Content-Length: 2\r\n\r\n");
+            there.write_all(head.as_bytes()).await.expect("write");
+            let mut seen = [0; 256];
+            assert!(io.read(&mut seen).await.expect("read") >= head.len());
+            assert!(io.takes_over);
+            // Refused before its body has come.
+            for piece in ["HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 ", &answer[9..], "\r\n\r\n"] {
+                io.write_all(piece.as_bytes()).await.expect("write");
+            }
+            io.flush().await.expect("flush");
+            assert!(!io.takes_over, "{answer}");
+            there.write_all(&[b"{}", &next[..]].concat()).await.expect("write");
+            assert_eq!(io.read(&mut seen).await.expect("read"), 2, "the body");
+            let read = io.read(&mut seen).await.expect("read");
+            assert_eq!(&seen[..read], b"GET /asked?filters=%7B%7D HTTP/1.1\r\n\r\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_before_the_answer_is_for_hyper_to_judge() {
+        let (here, mut there) = UnixStream::pair().expect("pair");
+        let mut io = ConnectionIo::new(Box::new(here), Arc::default());
+        let head = b"POST /exec/a/start HTTP/1.1\r\n\r\nGET /a";
+        there.write_all(head).await.expect("write");
+        assert!(io.read(&mut [0; 256]).await.expect("read") > head.len());
+        io.write_all(b"HTTP/1.1 409 Conflict\r\n\r\n").await.expect("write");
+        assert!(!io.takes_over && matches!(io.place, Place::Opaque), "half a head is with hyper");
     }
 
     #[tokio::test]

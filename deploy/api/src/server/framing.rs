@@ -36,20 +36,34 @@ pub(crate) enum Body {
 impl Place {
     /// What follows a head.
     pub(crate) fn after(head: &[u8]) -> Self {
-        let Ok(text) = std::str::from_utf8(head) else { return Self::Opaque };
-        let (mut length, mut chunked) = (0, false);
-        for (name, value) in text.split("\r\n").skip(1).filter_map(|line| line.split_once(':')) {
-            let value = value.trim();
-            if name.eq_ignore_ascii_case("upgrade") {
-                return Self::Opaque;
+        let asks_for_upgrade = || headers(head).any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
+        if asks_for_upgrade() { Self::Opaque } else { Self::after_refused_upgrade(head) }
+    }
+
+    /// What follows a head when the upgrade that it asks for is refused. Counts as hyper does, or not at all: what is a body
+    /// to the one and a head to the other would be a request of which nobody knows.
+    pub(crate) fn after_refused_upgrade(head: &[u8]) -> Self {
+        if !is_regular(head) || std::str::from_utf8(head).is_err() {
+            return Self::Opaque;
+        }
+        let (mut length, mut chunked) = (None, false);
+        for (name, value) in headers(head) {
+            if name.eq_ignore_ascii_case("transfer-encoding") {
+                if chunked || !value.eq_ignore_ascii_case("chunked") {
+                    return Self::Opaque;
+                }
+                chunked = true;
             }
             if name.eq_ignore_ascii_case("content-length") {
-                let Ok(bytes) = value.parse() else { return Self::Opaque };
+                let digits = Some(value).filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
+                let bytes: Option<u64> = digits.and_then(|digits| digits.parse().ok());
+                if bytes.is_none() || (length.is_some() && length != bytes) {
+                    return Self::Opaque;
+                }
                 length = bytes;
             }
-            chunked |= name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked");
         }
-        match (chunked, length) {
+        match (chunked, length.unwrap_or(0)) {
             (true, _) => Self::Body(Body::Size { bytes: 0, ended: false }),
             (false, 0) => Self::Head(BytesMut::new()),
             (false, bytes) => Self::Body(Body::Bytes(bytes)),
@@ -120,6 +134,18 @@ fn size(bytes: u64, ended: bool, byte: u8) -> Place {
     Place::Body(body)
 }
 
+/// The headers of a head in UTF-8; of another none.
+fn headers(head: &[u8]) -> impl Iterator<Item = (&str, &str)> {
+    let lines = std::str::from_utf8(head).unwrap_or("").split("\r\n").skip(1);
+    lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
+}
+
+/// Does each line end with CRLF, and does the first one say something? hyper takes others, too.
+pub(crate) fn is_regular(head: &[u8]) -> bool {
+    let ends_bare = |at: usize| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r');
+    !head.starts_with(b"\r\n") && !(0..head.len()).any(ends_bare)
+}
+
 /// No head is longer than this; what is gets passed on, and refused.
 pub(crate) fn is_too_long(head: &[u8]) -> bool {
     head.len() >= sniff::HEAD_LIMIT_BYTES
@@ -168,9 +194,29 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_upgrade_has_a_body_like_any_other() {
+        let head = b"POST /x HTTP/1.1\r\nUpgrade: tcp\r\nContent-Length: 2\r\n\r\n";
+        assert!(matches!(Place::after(head), Place::Opaque));
+        assert!(matches!(Place::after_refused_upgrade(head), Place::Body(Body::Bytes(2))));
+    }
+
+    #[test]
     fn what_cannot_be_counted_is_not() {
         assert!(matches!(after("Upgrade: tcp\r\nContent-Length: 2\r\n"), Place::Opaque));
         assert!(matches!(after("Content-Length: many\r\n"), Place::Opaque));
+        for lines in [
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+            "X: y\nContent-Length: 3\r\n",
+            "X: y\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: +3\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 3\r\nContent-Length: 4\r\n",
+        ] {
+            assert!(matches!(after(lines), Place::Opaque), "{lines:?}");
+        }
+        assert!(matches!(Place::after(b"\r\nGET / HTTP/1.1\r\n\r\n"), Place::Opaque));
         let mut place = after("Transfer-Encoding: chunked\r\n");
         assert_eq!(place.pass_body(b"fffffffffffffffffff\r\nabc"), 24);
         assert!(matches!(place, Place::Opaque));

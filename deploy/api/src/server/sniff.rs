@@ -12,9 +12,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// No request head is longer than this (hyper's own limit is larger).
 pub(crate) const HEAD_LIMIT_BYTES: usize = 64 << 10;
 
-/// Where the head ends, its empty line included.
+/// Where the head ends, its empty line included; whether lines end with CRLF or, as hyper takes them too, with LF.
 pub(crate) fn head_length(data: &[u8]) -> Option<usize> {
-    data.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+    let ends = data.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    ends.into_iter().find_map(|end| match &data[end..] {
+        [b'\n', ..] => Some(end + 1),
+        [b'\r', b'\n', ..] => Some(end + 2),
+        _ => None,
+    })
 }
 
 /// What a head asks for.
@@ -91,10 +96,20 @@ pub(crate) fn with_upgrade(head: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// Does an answer's head hand the connection over?
+pub(crate) fn switches(head: &[u8]) -> bool {
+    head.starts_with(b"HTTP/1.1 101") || head.starts_with(b"HTTP/1.0 101")
+}
+
+/// Is it one that comes before the answer (to `Expect: 100-continue`)?
+pub(crate) fn is_interim(head: &[u8]) -> bool {
+    head.starts_with(b"HTTP/1.1 100") || head.starts_with(b"HTTP/1.0 100")
+}
+
 /// A `101` head as the `200` without a length that old clients expect, in HTTP/1.1 as dockerd answers to HTTP/1.0 as
 /// well; any other head as it is.
 pub(crate) fn downgrade(head: &[u8]) -> Bytes {
-    if !head.starts_with(b"HTTP/1.1 101") && !head.starts_with(b"HTTP/1.0 101") {
+    if !switches(head) {
         return Bytes::copy_from_slice(head);
     }
     let text = String::from_utf8_lossy(head);
@@ -113,6 +128,16 @@ pub(crate) fn downgrade(head: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_end_where_hyper_ends_them() {
+        assert_eq!(head_length(b"GET / HTTP/1.1\r\nHost: d\r\n\r\nGET"), Some(27));
+        assert_eq!(head_length(b"A\r\nB\n\nC\r\n\r\n"), Some(6));
+        assert_eq!(head_length(b"A\r\nB\n\r\nC\r\n\r\n"), Some(7));
+        for data in [&b""[..], b"A\r\n", b"A\r\nB\r\n\r", b"A\nB\n"] {
+            assert_eq!(head_length(data), None, "{data:?}");
+        }
+    }
 
     #[test]
     fn take_overs_are_recognised() {

@@ -82,9 +82,12 @@ async fn later(probe: Arc<Probe>, _: ApiRequest) -> Answer {
     Ok(response::text(StatusCode::OK, vec![b'x'; 300_000]))
 }
 
-/// Echoes its input in capitals, and says goodbye at the end of it.
+/// Echoes its input in capitals, and says goodbye at the end of it; unless it is to be detached.
 async fn echo(_: Arc<Probe>, mut request: ApiRequest) -> Answer {
-    let _: serde_json::Value = request.json_or_default().await?;
+    let options: serde_json::Value = request.json_or_default().await?;
+    if options["Detach"] == true {
+        return Ok(response::text(StatusCode::OK, "detached."));
+    }
     let Some(upgrade) = request.upgrade.take() else { return Err(ApiError::invalid("no upgrade")) };
     Ok(hijack::take_over(hijack::RAW_STREAM, upgrade, |mut io| async move {
         let mut buffer = [0; 1024];
@@ -392,6 +395,56 @@ async fn old_clients_take_a_used_connection_over_too() {
     let answer = ask(&mut stream, head, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("chunked"), "{answer}");
     ask(&mut stream, "in", "IN").await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_not_taken_over_serves_on() {
+    let fixture = start();
+    let mut stream = fixture.connect().await;
+    for upgrade in ["", "Connection: Upgrade\r\nUpgrade: tcp\r\n"] {
+        let start = format!("POST /exec/a/start HTTP/1.1\r\nHost: d\r\n{upgrade}Content-Type: application/json\r\n");
+        ask(&mut stream, &format!("{start}Content-Length: 15\r\n\r\n{{\"Detach\":true}}"), "detached.").await;
+        ask(&mut stream, "GET /asked?filters={\"c\"} HTTP/1.1\r\nHost: d\r\n\r\n", "asked for {\"c\"}.").await;
+    }
+    let head = "POST /exec/a/start HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n";
+    let answer = ask(&mut stream, head, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("chunked"), "{answer}");
+    ask(&mut stream, "in", "IN").await;
+}
+
+#[tokio::test]
+async fn a_take_over_in_one_piece_with_another_request_does_not_take_its_answer() {
+    let fixture = start();
+    let mut stream = fixture.connect().await;
+    let exec = "POST /exec/a/start HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n";
+    let after = "GET /asked?filters={\"c\"} HTTP/1.1\r\nHost: d\r\n\r\n";
+    let text = format!("GET /hello/n HTTP/1.1\r\nHost: d\r\n\r\n{exec}{after}");
+    // Without an upgrade this handler refuses; what matters is that it is asked without one, and that requests go on.
+    let answers = ask(&mut stream, &text, "asked for {\"c\"}.").await;
+    let mut statuses = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]);
+    assert_eq!(
+        (statuses.next(), statuses.next(), statuses.next()),
+        (Some("200"), Some("400"), Some("200")),
+        "{answers}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_smuggled_past_in_a_body() {
+    let fixture = start();
+    // Taken for a head, this body would be changed on its way.
+    let inner = "{\"k\": \"<\"}\r\n\r\n";
+    let json = "POST /json HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n";
+    for head in [
+        format!("{json}X: y\nContent-Length: {}\r\n\r\n{inner}", inner.len()),
+        format!("{json}Transfer-Encoding: gzip, chunked\r\n\r\n{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len()),
+    ] {
+        let answer = within(fixture.exchange(&head)).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"k\":\"<\"}\n"), "{answer}");
+    }
+    // Heads whose lines end with LF are answered while the client still waits.
+    let mut stream = fixture.connect().await;
+    ask(&mut stream, "GET /hello/n HTTP/1.1\nHost: d\n\n", "[\"n\"]").await;
 }
 
 #[tokio::test]

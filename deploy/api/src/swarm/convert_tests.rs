@@ -224,6 +224,10 @@ fn secrets_and_configs_may_be_templates() {
     assert_eq!(convert::secret(&secret).spec.templating, None);
     let refused = convert::secret_spec(body(r#"{"Name":"jinja"}"#)).expect_err("accepted");
     assert!(refused.message().contains("jinja"), "{}", refused.message());
+    let optional = |options: &str| body(&format!(r#"{{"Name":"golang","Options":{options}}}"#));
+    let refused = convert::config_spec(optional(r#"{"a":"b"}"#)).expect_err("accepted");
+    assert!(refused.message().contains("ConfigSpec.Templating.Options"), "{}", refused.message());
+    assert!(convert::config_spec(optional("{}")).is_ok());
 }
 
 #[test]

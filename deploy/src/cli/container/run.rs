@@ -312,7 +312,7 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "NAME")]
     checkpoint: Option<String>,
     /// Use a custom checkpoint storage directory
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "checkpoint")]
     checkpoint_dir: Option<String>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER")]
@@ -362,7 +362,22 @@ impl StartArgs {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Start {
+        #[command(flatten)]
+        args: StartArgs,
+    }
+
+    #[test]
+    fn a_folder_of_checkpoints_needs_the_name_of_one() {
+        assert!(Start::try_parse_from(["start", "--checkpoint-dir", "/d", "web"]).is_err());
+        let both = ["start", "--checkpoint", "c1", "--checkpoint-dir", "/d", "web"];
+        assert_eq!(Start::try_parse_from(both).unwrap().args.checkpoint_dir.as_deref(), Some("/d"));
+    }
 
     #[test]
     fn exit_codes_of_failed_starts() {

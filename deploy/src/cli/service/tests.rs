@@ -154,3 +154,28 @@ fn networks_and_files_come_and_go() {
         json!([{"SecretID": "s3", "SecretName": "new", "File": {"Name": "key"}}])
     );
 }
+
+#[test]
+fn networks_beside_the_template_come_and_go_too() {
+    let before = json!({"Name": "web", "Networks": [{"Target": "n1", "Aliases": ["a"]}, {"Target": "n2"}],
+        "TaskTemplate": {"ContainerSpec": {}}});
+    let change = |before: &Value, added: &[&str], removed: &[&str]| {
+        let resolved = Resolved {
+            networks: added.iter().map(|target| json!({"Target": target})).collect(),
+            removed_networks: removed.iter().map(|&target| target.to_owned()).collect(),
+            ..Resolved::default()
+        };
+        let mut body = before.clone();
+        parse::<Update>(&words("web")).args.apply(&mut body, &resolved).unwrap();
+        body
+    };
+    let with = |networks: Value| json!({"Name": "web", "TaskTemplate": {"ContainerSpec": {}, "Networks": networks}});
+    let (n1, n2, n3) = (json!({"Target": "n1", "Aliases": ["a"]}), json!({"Target": "n2"}), json!({"Target": "n3"}));
+    assert_eq!(change(&before, &["n3"], &[]), with(json!([n1, n2, n3])));
+    assert_eq!(change(&before, &[], &["n1"]), with(json!([n2])));
+    assert_eq!(change(&before, &[], &["n1", "n2"]), with(json!([])));
+    assert_eq!(change(&before, &[], &[]), before, "who does not speak of networks leaves them where they are");
+    let mut both = before.clone();
+    both["TaskTemplate"]["Networks"] = json!([{"Target": "n2"}]);
+    assert_eq!(change(&both, &["n3"], &[]), with(json!([n2, n3])), "those of the template are what counts");
+}

@@ -238,6 +238,9 @@ impl UpdateArgs {
         let field = |name: &'static str| move |entry: &Value| entry.text(name).to_owned();
         merge(body, &format!("{CONTAINER}.Mounts"), self.mount_add.clone(), &self.mount_rm, &field("Target"));
         merge(body, &format!("{CONTAINER}.Ulimits"), self.ulimit_add.clone(), &self.ulimit_rm, &field("Name"));
+        if !(resolved.networks.is_empty() && resolved.removed_networks.is_empty()) {
+            move_networks(body);
+        }
         merge(body, "TaskTemplate.Networks", resolved.networks.clone(), &resolved.removed_networks, &field("Target"));
         let files = [
             (Kind::Secret, "Secrets", &resolved.secrets, &self.secret_rm),
@@ -307,6 +310,14 @@ impl UpdateArgs {
         let (next_add, next_drop) = (next(&added, &add, &drop, &dropped), next(&dropped, &drop, &add, &added));
         set(body, &format!("{CONTAINER}.CapabilityAdd"), next_add);
         set(body, &format!("{CONTAINER}.CapabilityDrop"), next_drop);
+    }
+}
+
+/// Into the task's template, when they stand beside it as before API 1.25: networks there hide the others.
+fn move_networks(body: &mut Value) {
+    let Some(beside) = body.as_object_mut().and_then(|body| body.remove("Networks")) else { return };
+    if body.items("TaskTemplate.Networks").is_empty() {
+        set(body, "TaskTemplate.Networks", beside);
     }
 }
 

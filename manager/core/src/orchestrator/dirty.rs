@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shoal_proto::object::{Service, Task};
-use shoal_proto::spec::TaskSpec;
+use shoal_proto::spec::{RestartPolicy, TaskSpec};
 
 use crate::constraint;
 use crate::store::Store;
@@ -58,10 +58,48 @@ fn difference(old: &Arc<TaskSpec>, new: &Arc<TaskSpec>) -> Difference {
     }
     let same = old.container == new.container
         && old.resources == new.resources
-        && old.restart == new.restart
+        && restarts_alike(old.restart.as_ref(), new.restart.as_ref())
         && old.networks == new.networks
         && old.log_driver == new.log_driver
         && old.force_update == new.force_update
         && old.runtime == new.runtime;
-    if same { Difference::PlacementOnly } else { Difference::Substantial }
+    match (same, old.placement == new.placement) {
+        (true, true) => Difference::None,
+        (true, false) => Difference::PlacementOnly,
+        (false, _) => Difference::Substantial,
+    }
+}
+
+/// How a policy is shown is nothing to a task: builds that do not keep it would otherwise have every task replaced.
+fn restarts_alike(old: Option<&RestartPolicy>, new: Option<&RestartPolicy>) -> bool {
+    let acting = |policy: Option<&RestartPolicy>| policy.map(|p| RestartPolicy { window_given: false, ..p.clone() });
+    acting(old) == acting(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shoal_proto::spec::Placement;
+
+    use super::*;
+
+    fn with(restart: Option<RestartPolicy>) -> Arc<TaskSpec> {
+        Arc::new(TaskSpec { restart, ..TaskSpec::default() })
+    }
+
+    #[test]
+    fn what_is_only_shown_otherwise_replaces_no_task() {
+        let window = |seconds, window_given| {
+            let window = Duration::from_secs(seconds);
+            with(Some(RestartPolicy { window, window_given, ..RestartPolicy::default() }))
+        };
+        assert_eq!(difference(&window(0, false), &window(0, true)), Difference::None);
+        assert_eq!(difference(&window(50, false), &window(50, true)), Difference::None);
+        assert_eq!(difference(&window(50, true), &window(51, true)), Difference::Substantial);
+        assert_eq!(difference(&window(0, false), &with(None)), Difference::Substantial);
+        let mut moved = window(0, true);
+        Arc::make_mut(&mut moved).placement = Placement { max_replicas: 1, ..Placement::default() };
+        assert_eq!(difference(&window(0, false), &moved), Difference::PlacementOnly);
+    }
 }

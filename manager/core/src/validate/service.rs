@@ -70,7 +70,7 @@ fn task(spec: &ServiceSpec, store: &Store) -> Result<(), Failure> {
     swap(task)?;
     if let Some(policy) = &task.restart {
         duration("TaskSpec: restart-delay", policy.delay)?;
-        duration("TaskSpec: restart-window", policy.window.unwrap_or_default())?;
+        duration("TaskSpec: restart-window", policy.window)?;
     }
     placement(&task.placement, spec.mode)?;
     if task.log_driver.as_ref().is_some_and(|driver| driver.name.is_empty() && !driver.options.is_empty()) {

@@ -26,6 +26,9 @@ fn data(what: &str, spec: &PayloadSpec) -> Result<Vec<u8>, ApiError> {
             return Err(ApiError::invalid(format!("{what}Spec.Templating: unknown driver {other:?}: use {TEMPLATES}")));
         }
     }
+    if spec.templating.as_ref().is_some_and(|driver| !driver.options.is_empty()) {
+        return Err(not_offered(&format!("{what}Spec.Templating.Options")));
+    }
     STANDARD
         .decode(spec.data.as_deref().unwrap_or(""))
         .map_err(|error| ApiError::invalid(format!("{what}Spec.Data is not base64: {error}")))

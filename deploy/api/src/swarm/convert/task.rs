@@ -106,7 +106,8 @@ fn restart_policy(policy: &model::RestartPolicy) -> Result<RestartPolicy, ApiErr
         },
         delay: time("RestartPolicy.Delay", policy.delay, defaults.delay)?,
         max_attempts: policy.max_attempts.unwrap_or(defaults.max_attempts),
-        window: policy.window.map(|window| duration("RestartPolicy.Window", window)).transpose()?,
+        window: time("RestartPolicy.Window", policy.window, defaults.window)?,
+        window_given: policy.window.is_some(),
     })
 }
 
@@ -173,7 +174,7 @@ pub(super) fn restart_policy_json(policy: &RestartPolicy) -> model::RestartPolic
         condition: policy.condition.as_str().to_owned(),
         delay: Some(nanoseconds(policy.delay)),
         max_attempts: Some(policy.max_attempts),
-        window: policy.window.map(nanoseconds),
+        window: policy.shown_window().map(nanoseconds),
     }
 }
 
