@@ -1,9 +1,11 @@
 //! How much memory the processes of a node take.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use shoal_tests::image;
 use shoal_tests::lab::Lab;
-use shoal_tests::wait::until;
+use shoal_tests::wait::{pause, until};
 
 use crate::figures::median;
 
@@ -22,6 +24,8 @@ pub(crate) fn measure() -> anyhow::Result<()> {
         while lab.shims("w1")?.len() < number {
             lab.ok("w1", &format!("run -d {} sleep 100000", image::NAME))?;
         }
+        // A shim gives back what only its start needed when the container has run for a second.
+        pause(Duration::from_secs(3));
         let shims: Vec<f64> = lab.shims("w1")?.into_iter().map(proportional_mib).collect::<Result<_, _>>()?;
         let what = format!("shim of a container, {number} on the node");
         println!("{what:<44} {:>9.2} MiB", median(shims));
