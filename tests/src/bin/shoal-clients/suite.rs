@@ -25,6 +25,15 @@ const HOME: &str = "unix:///var/run/docker.sock";
 const AT_HOME: &str = r#"set -e; mount --rbind /run /mnt; mount -t tmpfs none /run; ln -s "/mnt/${1#/run/}" /run/docker.sock
 shift; exec "$@""#;
 
+/// Makes a package its own workspace: it lies below ours, to which cargo would take it to belong.
+fn stand_alone(manifest: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(manifest)?;
+    if !text.lines().any(|line| line.trim() == "[workspace]") {
+        std::fs::write(manifest, format!("{text}\n[workspace]\n"))?;
+    }
+    Ok(())
+}
+
 /// A test of the suite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Test {
@@ -59,6 +68,7 @@ impl Suite {
         let tool = std::env::current_exe()?;
         let folder = tool.parent().context("the tool is in no folder")?.join("clients");
         let source = fetch(&folder)?;
+        stand_alone(&source.join("Cargo.toml"))?;
         println!("building the tests of {CRATE} {VERSION} in {}", folder.display());
         let mut build = command("cargo", &["test", "--no-run", "--locked", "--test", "*", "--features", FEATURES]);
         build.args(["--message-format", "json-render-diagnostics"]);
