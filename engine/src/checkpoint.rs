@@ -9,6 +9,7 @@
 
 mod criu;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -34,6 +35,7 @@ const FOLDER: &str = "checkpoints";
 const PARTIAL: &str = ".partial";
 /// What says of a folder that it is a whole checkpoint.
 const DESCRIPTION: &str = "checkpoint.json";
+const SIZES: &str = "sizes.json";
 /// How long the processes may take to go when they are not to run on.
 const AFTER_DUMP: Duration = Duration::from_secs(10);
 
@@ -83,6 +85,9 @@ pub(crate) async fn create(
     }
     if !names::is_valid(&asked.id) {
         return Err(invalid_name(&asked.id));
+    }
+    if !asked.folder.is_empty() && !Path::new(&asked.folder).is_absolute() {
+        return Err(Failure::invalid(format!("the folder of checkpoints must be an absolute path: {}", asked.folder)));
     }
     let folder = folder_of(container, &asked.folder);
     let (shim_folder, order) = (inner.shim_folder(&container.id), asked.clone());
@@ -141,6 +146,7 @@ impl Order {
             return Err(failed(error));
         }
         // From here on it may be all that there is of the processes: it is not removed, whatever happens.
+        note_sizes(&partial);
         std::fs::rename(&partial, &whole).map_err(failed)
     }
 
@@ -163,6 +169,40 @@ impl Order {
 
     fn cannot(&self, why: &str) -> String {
         format!("cannot checkpoint container {}: {why}", self.name)
+    }
+}
+
+/// Notes how long the files of a new checkpoint are. Without the note, on a full disk, they are not checked later.
+fn note_sizes(images: &Path) {
+    let noted = sizes(images).and_then(|sizes| std::fs::write(images.join(SIZES), serde_json::to_vec(&sizes)?));
+    if let Err(error) = noted {
+        tracing::warn!(%error, images = %images.display(), "the sizes of a checkpoint are not noted");
+    }
+}
+
+/// The lengths of CRIU's images by name.
+fn sizes(images: &Path) -> io::Result<BTreeMap<String, u64>> {
+    let mut sizes = BTreeMap::new();
+    for entry in std::fs::read_dir(images)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".img") {
+            sizes.insert(name, entry.metadata()?.len());
+        }
+    }
+    Ok(sizes)
+}
+
+/// Fails for a checkpoint that is not as it was written. CRIU restores what is cut short into processes that spin.
+fn check_sizes(images: &Path, name: &str) -> Result<(), Failure> {
+    let Ok(noted) = std::fs::read(images.join(SIZES)) else { return Ok(()) };
+    let noted: BTreeMap<String, u64> = serde_json::from_slice(&noted).map_err(|error| Failure::internal(&error))?;
+    let found = sizes(images).map_err(|error| Failure::internal(&error))?;
+    match noted.iter().find(|(file, size)| found.get(*file) != Some(*size)) {
+        None => Ok(()),
+        Some((file, _)) => {
+            Err(Failure::invalid(format!("checkpoint {name} is damaged: {file} is not as it was written")))
+        }
     }
 }
 
@@ -237,6 +277,7 @@ pub(crate) fn restore(container: &Container, name: &str, folder: &str) -> Result
         )));
     }
     let images = folder_of(container, folder).join(name);
+    check_sizes(&images, name)?;
     Ok(Restore { criu: find_criu()?, images, streams: description.streams })
 }
 
@@ -278,4 +319,26 @@ fn find_criu() -> Result<PathBuf, Failure> {
 
 fn search(path: &OsStr, program: &str) -> Option<PathBuf> {
     std::env::split_paths(path).map(|folder| folder.join(program)).find(|file| file.is_absolute() && file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_that_was_cut_short_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path();
+        std::fs::write(images.join("pages-1.img"), [1; 9000]).unwrap();
+        std::fs::write(images.join("dump.log"), "x").unwrap();
+        assert_eq!(check_sizes(images, "c1"), Ok(()), "nothing is noted");
+        note_sizes(images);
+        std::fs::write(images.join("dump.log"), "longer").unwrap();
+        assert_eq!(check_sizes(images, "c1"), Ok(()));
+        std::fs::write(images.join("pages-1.img"), [1; 8192]).unwrap();
+        let refused = check_sizes(images, "c1").unwrap_err().message;
+        assert_eq!(refused, "checkpoint c1 is damaged: pages-1.img is not as it was written");
+        std::fs::remove_file(images.join("pages-1.img")).unwrap();
+        assert!(check_sizes(images, "c1").is_err());
+    }
 }
