@@ -22,11 +22,12 @@ use shoal_engine_sys::{namespace, proc};
 use shoal_proto::error::{ErrorKind, Failure, chain};
 
 use self::criu::Dump;
-pub(crate) use self::criu::{DEFAULT_PATH, Places, restore_arguments, restore_log, restored, search_path, told};
+pub(crate) use self::criu::{Places, restore_arguments, restore_log, restored, search_path, told};
 use crate::container::instance::Container;
 use crate::container::lifecycle::{Input, Phase};
 use crate::container::names;
 use crate::engine::Inner;
+use crate::runtime::DEFAULT_PATH;
 use crate::shim::config::{BUNDLE_FILE, Restore, RuntimeKind, ShimConfig, ShimState};
 
 /// Where a container's own are, in its folder.

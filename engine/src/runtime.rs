@@ -25,6 +25,7 @@ pub(crate) use builtin::Builtin;
 pub(crate) use caller::Caller;
 pub(crate) use exec::BuiltinExec;
 pub(crate) use hooks::LastHook;
+pub(crate) use launch::DEFAULT_PATH;
 pub(crate) use libcontainer::Libcontainer;
 use restored::Restored;
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 use crate::command::{Said, command, run, run_with_input};
+use crate::wait::until;
 
 /// Path of the binary under test.
 pub fn binary() -> String {
@@ -217,6 +218,21 @@ impl Lab {
                 .with_context(|| format!("import on {host}"))?;
         }
         Ok(())
+    }
+
+    /// Waits until no container of any kind is on these hosts.
+    ///
+    /// # Errors
+    /// When some are left after 30 s.
+    pub fn until_empty(&self, hosts: &[&str]) -> anyhow::Result<()> {
+        until(30, "no container of the service is left", || {
+            for host in hosts {
+                let left = self.ok(host, "ps -aq")?;
+                ensure!(left.is_empty(), "{host} still has {left}");
+            }
+            Ok(())
+        })
+        .map(drop)
     }
 
     /// Takes it down and fails unless everything is gone.

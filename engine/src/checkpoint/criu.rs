@@ -11,12 +11,10 @@ use shoal_engine_sys::process;
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::tree::Layout;
-use crate::runtime::STATE_DIRECTORY;
 use crate::runtime::bundle::INIT_ANNOTATION;
+use crate::runtime::{DEFAULT_PATH, STATE_DIRECTORY};
 use crate::shim::config::{Restore, SPEC_FILE, ShimConfig};
 
-/// Where programs are looked for when nothing says where.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// CRIU's name for the network namespace, which is not its to make.
 const NETWORK: &str = "network";
 const DUMP_LOG: &str = "dump.log";

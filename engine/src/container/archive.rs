@@ -9,12 +9,12 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use shoal_engine_sys::fs::{self, Directory, FileKind};
+use shoal_engine_sys::fs::{self, Directory};
 use shoal_proto::error::{ErrorKind, Failure};
 
 use super::file_access::{self, ContainerFiles};
@@ -197,11 +197,6 @@ fn stream(work: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static) -> By
         }
     });
     Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))
-}
-
-/// What a handle without access stands for.
-fn kind_of(handle: impl AsFd) -> io::Result<FileKind> {
-    Ok(fs::metadata(handle)?.kind)
 }
 
 /// Bytes as a path.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::error::{ErrorKind, Failure};
+use tokio_util::sync::CancellationToken;
 
 use super::api::StopOptions;
 use super::instance::Container;
@@ -61,9 +62,11 @@ async fn give_up_start(container: &Arc<Container>, grace_s: i64) -> bool {
             true
         }
     };
-    if in_time {
-        return false;
-    }
+    !in_time && end_start(container, &over).await
+}
+
+/// Gives up a start, and waits until `over` says that it is over. True when that leaves nothing that runs.
+async fn end_start(container: &Arc<Container>, over: &CancellationToken) -> bool {
     let _unwanted = container.refuse_start();
     over.cancelled().await;
     !container.phase().is_running()
@@ -159,12 +162,9 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, number:
     let stop_signal = if asked_stop_signal.is_empty() { signal::TERM } else { signal::parse(&asked_stop_signal)? };
     if number == signal::KILL
         && let Some(over) = container.start_over()
+        && end_start(container, &over).await
     {
-        let _unwanted = container.refuse_start();
-        over.cancelled().await;
-        if !container.phase().is_running() {
-            return Ok(());
-        }
+        return Ok(());
     }
     let shim = if number == signal::KILL || number == stop_signal {
         // As dockerd: who kills it does not want it restarted.

@@ -120,10 +120,15 @@ impl Core {
             }
             Ok(())
         };
-        match work() {
-            Ok(()) => Ok(endpoint.info),
+        self.keep_if(work(), id, endpoint.info)
+    }
+
+    /// Gives a noted endpoint when its links work, and else takes it away again.
+    fn keep_if(&self, worked: Result<()>, id: &str, endpoint: EndpointInfo) -> Result<EndpointInfo> {
+        match worked {
+            Ok(()) => Ok(endpoint),
             Err(error) => {
-                let _ = self.detach_endpoint(id, &endpoint.info.endpoint_id);
+                let _ = self.detach_endpoint(id, &endpoint.endpoint_id);
                 Err(error)
             }
         }

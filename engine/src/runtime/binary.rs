@@ -17,7 +17,7 @@ use shoal_engine_sys::namespace;
 use shoal_engine_sys::process::{self, Ended, Fork, SingleThread};
 
 use super::caller::{self, Waited};
-use super::{Caller, ChildStreams, Created, LastHook, Runtime, SpecPart, end_maker};
+use super::{Caller, ChildStreams, Created, DEFAULT_PATH, LastHook, Runtime, SpecPart, end_maker};
 use crate::cgroup::Cgroup;
 use crate::checkpoint;
 use crate::shim::config::{ExecConfig, SPEC_FILE, ShimConfig};
@@ -57,7 +57,7 @@ impl Tool {
     fn command(&self, arguments: &[OsString]) -> Command {
         let mut command = process::command(&self.program);
         // runc finds helpers (newuidmap, criu) by PATH, and Go's runtime asks for little else.
-        command.env("PATH", self.path.as_deref().unwrap_or(OsStr::new(checkpoint::DEFAULT_PATH)));
+        command.env("PATH", self.path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH)));
         command
             .args(&self.args)
             .arg("--root")

@@ -24,7 +24,7 @@ use crate::shim::init;
 use crate::shim::protocol::{FailureKind, RuntimeFailure};
 
 /// What the kernel and every shell take when there is no `PATH`.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Everything the last steps need, prepared while errors can still be told in peace.
 #[derive(Debug)]

@@ -182,8 +182,17 @@ fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
 /// What `statfs` says of a procfs.
 pub const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
 
-/// Links that are followed on one way: the kernel's number.
-const MAX_LINKS: u32 = 40;
+/// Links that are followed on one way, as Go's `filepath.EvalSymlinks`.
+const MAX_LINKS: u32 = 255;
+
+/// What is done with links of a procfs, which mean more than their text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcLinks {
+    /// They are followed like others.
+    AsText,
+    /// They lead nowhere.
+    Refused,
+}
 
 /// Names and `..` of a path, the last first.
 fn parts_reversed(path: &Path) -> Vec<OsString> {
@@ -284,10 +293,11 @@ impl Directory {
 
     /// Where a path leads below this directory, without links: they are followed also when they lead to what is not there,
     /// as `/etc/resolv.conf -> ../run/resolv.conf` does in an image without `/run`. Nothing leads out of this directory.
+    /// The answer was true when it was given: whoever opens it has the kernel resolve it once more.
     ///
     /// # Errors
-    /// The kernel's; also when links lead in a circle, or over one of a procfs.
-    pub fn settle(&self, path: &Path) -> io::Result<PathBuf> {
+    /// The kernel's; `ELOOP` when there are too many links, or one of a procfs that is not to be followed.
+    pub fn settle(&self, path: &Path, procfs: ProcLinks) -> io::Result<PathBuf> {
         let mut left: Vec<OsString> = parts_reversed(path);
         let mut settled = PathBuf::new();
         let mut links = 0;
@@ -300,17 +310,18 @@ impl Directory {
             let link = match self.open_any(&settled, false) {
                 Ok(found) if metadata(&found)?.kind == FileKind::Link => found,
                 Ok(_) => continue,
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                    continue;
-                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             links += 1;
-            // Those of a procfs mean more than their text: they are not followed anywhere else either.
-            if links > MAX_LINKS || rustix::fs::fstatfs(&link)?.f_type == PROC_MAGIC {
+            let is_refused = || match procfs {
+                ProcLinks::AsText => Ok(false),
+                ProcLinks::Refused => rustix::fs::fstatfs(&link).map(|system| system.f_type == PROC_MAGIC),
+            };
+            if links > MAX_LINKS || is_refused()? {
                 return Err(rustix::io::Errno::LOOP.into());
             }
-            let target = PathBuf::from(OsString::from_vec(rustix::fs::readlinkat(&link, "", Vec::new())?.into_bytes()));
+            let target = PathBuf::from(link_text(&link)?);
             settled.pop();
             if target.is_absolute() {
                 settled = PathBuf::new();
@@ -326,7 +337,9 @@ impl Directory {
     /// As [`Self::make_path`] and [`Self::settle`].
     pub fn make_place(&self, path: &Path, mode: u32) -> io::Result<Self> {
         match self.open_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_path(&self.settle(path)?, mode),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_path(&self.settle(path, ProcLinks::Refused)?, mode)
+            }
             other => other,
         }
     }

@@ -100,12 +100,6 @@ fn tasks_run_in_user_namespaces() -> anyhow::Result<()> {
     let host = lab.docker("m1", &["run", "--rm", "--userns", "host", NAME, "cat", "/proc/self/uid_map"])?.ok()?;
     ensure!(host.contains("4294967295"), "{host}");
     lab.ok("m1", "service rm web")?;
-    until(30, "no container of the service is left", || {
-        for host in HOSTS {
-            let left = lab.ok(host, "ps -aq")?;
-            ensure!(left.is_empty(), "{host} still has {left}");
-        }
-        Ok(())
-    })?;
+    lab.until_empty(&HOSTS)?;
     lab.down()
 }

@@ -77,13 +77,7 @@ fn a_service_runs_scales_rolls_and_goes() -> anyhow::Result<()> {
     ensure!(!env.contains("COLOUR"), "the rollback kept {env}");
 
     lab.ok("m1", "service rm web")?;
-    until(30, "no container of the service is left", || {
-        for host in HOSTS {
-            let left = lab.ok(host, "ps -aq")?;
-            ensure!(left.is_empty(), "{host} still has {left}");
-        }
-        Ok(())
-    })?;
+    lab.until_empty(&HOSTS)?;
     until(10, "the network can be removed", || lab.ok("m1", "network rm app").map(drop))?;
     lab.down()
 }

@@ -1,18 +1,14 @@
 //! Paths as clients give them, and where links lead.
 
-use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use shoal_engine_sys::fs::{self, Directory, FileKind};
+use shoal_engine_sys::fs::{Directory, ProcLinks};
 use shoal_proto::error::Failure;
 
 use crate::container::mounts::clean;
 
-/// Links that are followed on one way, as Go's `filepath.EvalSymlinks`.
-const MOST_LINKS: usize = 255;
+const ELOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
 
 /// An absolute path in a container. As dockerd keeps it: cleaned, but a slash or a dot at its end stays, because it says
 /// that a directory is meant.
@@ -75,45 +71,10 @@ impl AskedPath {
 /// # Errors
 /// When there are too many links, or something that is no directory is on the way.
 pub(super) fn resolve(root: &Directory, path: &Path) -> io::Result<PathBuf> {
-    let mut left: VecDeque<OsString> = VecDeque::new();
-    prepend(&mut left, path);
-    let mut real = PathBuf::new();
-    let mut links = 0;
-    while let Some(name) = left.pop_front() {
-        if name == ".." {
-            real.pop();
-            continue;
-        }
-        real.push(&name);
-        let handle = match root.open_any(&real, false) {
-            Ok(handle) => handle,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        if super::kind_of(&handle)? != FileKind::Link {
-            continue;
-        }
-        links += 1;
-        if links > MOST_LINKS {
-            return Err(io::Error::other("too many links"));
-        }
-        let text = fs::link_text(&handle)?;
-        real.pop();
-        if text.as_bytes().first() == Some(&b'/') {
-            real = PathBuf::new();
-        }
-        prepend(&mut left, Path::new(&text));
-    }
-    Ok(Path::new("/").join(real))
-}
-
-fn prepend(left: &mut VecDeque<OsString>, path: &Path) {
-    for part in path.components().rev() {
-        match part {
-            Component::Normal(name) => left.push_front(name.to_owned()),
-            Component::ParentDir => left.push_front(OsStr::new("..").to_owned()),
-            _ => {}
-        }
+    match root.settle(path, ProcLinks::AsText) {
+        Ok(settled) => Ok(Path::new("/").join(settled)),
+        Err(error) if error.raw_os_error() == Some(ELOOP) => Err(io::Error::other("too many links")),
+        Err(error) => Err(error),
     }
 }
 

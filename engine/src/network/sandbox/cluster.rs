@@ -71,13 +71,7 @@ impl Core {
             lock(&self.state).rebuild_zone(&endpoint.info.network_id);
             Ok(())
         };
-        match work() {
-            Ok(()) => Ok(endpoint.info),
-            Err(error) => {
-                let _ = self.detach_endpoint(id, &endpoint.info.endpoint_id);
-                Err(error)
-            }
-        }
+        self.keep_if(work(), id, endpoint.info)
     }
 
     fn plug_overlay(&self, id: &str, attachment: &OverlayAttachment, endpoint: &Endpoint) -> Result<()> {

@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
     unmount,
 };
-use shoal_engine_sys::fs::{self, Directory, FileKind, PROC_MAGIC};
+use shoal_engine_sys::fs::{self, Directory, FileKind, PROC_MAGIC, ProcLinks};
 use shoal_engine_sys::mount_tree;
 use shoal_engine_sys::namespace::MountChange;
 use shoal_engine_sys::user_namespace::UserNamespace;
@@ -117,13 +117,14 @@ impl Root {
 
     fn add_file_system(&self, kind: &str, mount: &Mount, options: &Options) -> io::Result<()> {
         let mut options = options.clone();
-        let is_there = self.directory.open_any(mount.destination(), true).is_ok();
+        let takes_mode = kind == "tmpfs" && !options.data.iter().any(|(key, _)| key == "mode");
+        let takes_mode = takes_mode && self.directory.open_any(mount.destination(), true).is_ok();
         let target = match kind {
             // Where these are has a meaning to whoever writes to them: never at the end of a link (CVE-2019-19921).
             "proc" | "sysfs" => self.plain_target(mount.destination())?,
             _ => self.target(mount.destination(), true)?,
         };
-        if kind == "tmpfs" && is_there && !options.data.iter().any(|(key, _)| key == "mode") {
+        if takes_mode {
             // As runc: over a directory of the image, a tmpfs looks like it, and elsewhere everybody may write to it.
             let mode = fs::metadata(&target)?.mode & 0o7777;
             options.data.push(("mode".to_owned(), Some(format!("{mode:o}"))));
@@ -160,7 +161,7 @@ impl Root {
         if is_directory {
             return self.directory.make_place(path, 0o755).map(Into::into);
         }
-        let path = &self.directory.settle(path)?;
+        let path = &self.directory.settle(path, ProcLinks::Refused)?;
         let parent = self.directory.make_path(path.parent().unwrap_or(Path::new("/")), 0o755)?;
         let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(parent.create_file(name, 0o755)?.into())

@@ -114,9 +114,12 @@ fn links_to_what_is_not_there_are_settled_inside() {
         ("/etc/./plain", "etc/plain"),
         ("/", ""),
     ] {
-        assert_eq!(root.settle(Path::new(path)).unwrap(), Path::new(leads_to), "{path}");
+        assert_eq!(root.settle(Path::new(path), ProcLinks::Refused).unwrap(), Path::new(leads_to), "{path}");
     }
-    assert_eq!(root.settle(Path::new("round/x")).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+    assert_eq!(
+        root.settle(Path::new("round/x"), ProcLinks::Refused).unwrap_err().raw_os_error(),
+        Some(Errno::LOOP.raw_os_error())
+    );
     let made = root.make_place(Path::new("/etc/far/a"), 0o755).unwrap();
     assert_eq!(real_path(&made).unwrap(), host.path().join("data/far/a"));
     assert!(!host.path().parent().unwrap().join("outside").exists());
